@@ -1,7 +1,7 @@
 """Data in the project's layout (columns are samples), with the facts a certificate asks of it.
 
-The default is scikit-learn's copy of the UCI optical recognition of handwritten digits test set (1797 images of 8 x 8 pixels), which
-comes with the package: nothing is downloaded.
+The default is scikit-learn's copy of the UCI handwritten digits test set (1797 images of 8 x 8 pixels), which comes with the
+package: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Data:
         classes: number `K` of classes.
 
     Raises:
-        ValueError: fewer than two samples or classes, mismatching shapes or types, a label out of range, or an entry that is not
-            finite (the first one is named).
+        ValueError: fewer than two samples or classes, mismatching shapes or types, a label out of range, or an entry
+            that is not finite (the first one is named).
     """
 
     X: Tensor
@@ -93,9 +93,9 @@ class Data:
 
 
 def digits(samples: int, seed: int) -> Data:
-    """`samples` distinct images of handwritten digits, chosen by the seed and spread over the ten classes as evenly as possible.
+    """`samples` distinct images of digits, chosen by the seed and spread over the ten classes as evenly as possible.
 
-    `X` is `(64, N)` with entries in [0, 1] (pixels / 16). Classes that get one image more than others are chosen by the seed as well.
+    `X` is `(64, N)` with entries in [0, 1] (pixels / 16). The seed also chooses which classes get one image more.
 
     Raises:
         ValueError: fewer than 2 or more than 1797 samples.
@@ -105,7 +105,7 @@ def digits(samples: int, seed: int) -> Data:
     pixels, targets = load_digits(return_X_y=True)
     images, labels = torch.as_tensor(pixels, dtype=DTYPE), torch.as_tensor(targets, dtype=torch.int64)
     source = generator(seed)
-    # deal the images class by class: sort by (rank within the class, a shuffled order of the classes) and take the first ones
+    # deal the images in rounds over the classes: sort by (rank within the class, shuffled order of the classes)
     order = torch.randperm(DIGITS, generator=source)
     classes = torch.randperm(10, generator=source)
     same = torch.nn.functional.one_hot(labels[order], 10)
@@ -122,13 +122,11 @@ def check_full_column_rank(data: Data, tolerance: float | None = None) -> None:
     Raises:
         ValueError: naming the hypothesis, the numbers and the remedy.
     """
-    limit = (
-        max(data.features, data.samples) * torch.finfo(DTYPE).eps * data.operator_norm
-        if tolerance is None
-        else tolerance
-    )
+    rounding = max(data.features, data.samples) * torch.finfo(DTYPE).eps * data.operator_norm
+    limit = rounding if tolerance is None else tolerance
     if data.sigma_min <= limit:
         numbers = f"N = {data.samples}, d = {data.features}, sigma_N = {data.sigma_min:.3g}, tolerance {limit:.3g}"
         raise ValueError(
-            f"the hypothesis 'X_0 of full column rank' does not hold: {numbers}; use fewer samples, or a feature map into more dimensions"
+            f"the hypothesis 'X_0 of full column rank' does not hold: {numbers}; "
+            "use fewer samples, or a feature map into more dimensions"
         )

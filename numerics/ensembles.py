@@ -1,6 +1,6 @@
 """Batches of random networks and inputs of very different kinds, each drawn by one tensor program over the batch.
 
-Sampling does not refute a false bound: these are starting points for `numerics.search` and a first look at a distribution.
+Sampling does not refute a false bound: these are starting points for `numerics.search` and a first look.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ KINDS = tuple(_DRAWS)
 
 
 def matrices(generator: Generator, count: int, rows: int, columns: int, kind: str, scale: float) -> Tensor:
-    """`count` random matrices, shape `(count, rows, columns)`, of operator norm about `scale` (`SPIKE` times it if spiked).
+    """`count` random matrices `(count, rows, columns)` of operator norm about `scale` (`SPIKE` times it if spiked).
 
     Raises:
         ValueError: an unknown kind, or a count below 1.
@@ -114,7 +114,7 @@ def random_inputs(shape: tuple[int, int], count: int, kind: str, scale: float, g
 
 
 def clip(array: Tensor, radius: float, dims: int) -> Tensor:
-    """`array` scaled down to Euclidean norm at most `radius` over its last `dims` dimensions; smooth inside, no NaN at 0.
+    """`array` scaled down to Euclidean norm at most `radius` over its last `dims` dimensions; no NaN at 0.
 
     Raises:
         ValueError: a radius that is not positive.
