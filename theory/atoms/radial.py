@@ -1,0 +1,161 @@
+"""The radial atom `u -> u / sqrt(eps + |u|^2)`, applied to every vector along an axis: one derivation for all normalisations.
+
+By rotational symmetry only the plane spanned by `u` and the direction of differentiation matters, so SymPy differentiates the
+map along a line `(r + t a, t b)`, `a^2 + b^2 = 1`, and takes the suprema over `r` and `a`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy
+from sympy import Expr, S, Symbol
+
+from theory.atoms.base import Atom, Domain
+from theory.bound import Assumption, Bound, Step, minimum
+from theory.records import FeatureBounds, LayerBounds
+from theory.suprema import supremum_on_unit_square
+
+AXES = ("samples", "features", "entries", "matrix")
+
+
+@dataclass(frozen=True)
+class RadialConstants:
+    """Suprema and infima of the radial map's derivatives, in `eps`: what the calculus below produced, and its steps."""
+
+    jacobian: Expr
+    second: Expr
+    jacobian_inf: Expr
+    """Least singular value of the Jacobian at `|u| = R`; decreasing in `R`."""
+    jacobian_at: str
+    second_at: str
+    steps: tuple[Step, ...]
+
+
+_EPS, _RADIUS = Symbol("eps", positive=True), Symbol("R", nonnegative=True)
+
+
+@lru_cache(maxsize=1)
+def radial_constants() -> RadialConstants:
+    """Derive the constants: with `q = eps + r^2`, `rho = r^2 / q` in [0, 1) and `x = a^2` in [0, 1], both squared norms are
+    polynomials in `(x, rho)` divided by a power of `eps`."""
+    eps, radius = _EPS, Symbol("r", nonnegative=True)
+    a, t, x, rho = (
+        Symbol("a", real=True),
+        Symbol("t", real=True),
+        Symbol("x", nonnegative=True),
+        Symbol("rho_r", nonnegative=True),
+    )
+    b = sympy.sqrt(1 - a**2)
+    line = sympy.Matrix([radius + t * a, t * b])
+    image = line / sympy.sqrt(eps + line.dot(line))
+
+    def squared_norm(order: int) -> Expr:
+        derivative = image.diff(t, order).subs(t, 0)
+        norm = sympy.simplify(sympy.expand(derivative.dot(derivative)))
+        in_rho = norm.subs(radius, sympy.sqrt(eps * rho / (1 - rho)))
+        return sympy.factor(sympy.simplify(in_rho * eps**order).subs(a, sympy.sqrt(x)))
+
+    first, second = squared_norm(1), squared_norm(2)
+    sup_first = supremum_on_unit_square(sympy.expand(first), x, rho)
+    sup_second = supremum_on_unit_square(sympy.expand(second), x, rho)
+    # infimum of the Jacobian at fixed radius: the squared norm is affine in x, so an end decides; the radial end is lower
+    at_radius = {end: sympy.simplify(first.subs(x, end) / eps) for end in (S.Zero, S.One)}
+    gap = sympy.factor(at_radius[S.Zero] - at_radius[S.One])
+    least = sympy.sqrt(sympy.factor(at_radius[S.One].subs(rho, _RADIUS**2 / (eps + _RADIUS**2))))
+    steps = (
+        Step(
+            f"|DR[v]|^2 = ({first}) / eps with rho_r = |u|^2/(eps+|u|^2), x = cos^2 of the angle between v and u",
+            (sympy.diff(first, x, 2),),
+        ),
+        Step(f"|D^2R[v,v]|^2 = ({second}) / eps^2; a symmetric bilinear map attains its norm at equal arguments"),
+        Step(
+            f"at fixed |u| the least singular value is the radial one: the squared gap {gap} >= 0",
+            (sympy.simplify(gap - rho * (1 - rho) * (2 - rho) / eps),),
+        ),
+    )
+    return RadialConstants(
+        jacobian=sympy.sqrt(sup_first.value) / sympy.sqrt(eps),
+        second=sympy.sqrt(sup_second.value) / eps,
+        jacobian_inf=least,
+        jacobian_at=f"(x, rho_r) = {sup_first.at}",
+        second_at=f"(x, rho_r) = {sup_second.at}",
+        steps=steps,
+    )
+
+
+@dataclass(frozen=True)
+class Radial(Atom):
+    """`u -> u / sqrt(eps + |u|^2)` for every vector `u` along `axis`.
+
+    `axis` says which entries form one vector: `samples` (each row; batch norm, row-wise weight norm), `features` (each
+    column; layer and RMS norm), `entries` (each entry alone) or `matrix` (all of it; Frobenius weight norm).
+    """
+
+    axis: str
+    eps: Expr
+
+    def __post_init__(self) -> None:
+        if self.axis not in AXES:
+            raise ValueError(f"radial axis {self.axis!r} is unknown: use one of {', '.join(AXES)}")
+        eps = sympy.sympify(self.eps)
+        if not eps.is_positive:
+            raise ValueError(f"eps = {eps}: a normalisation needs eps > 0, without it neither derivative is bounded")
+        object.__setattr__(self, "eps", eps)
+
+    @property
+    def formula(self) -> str:
+        return f"u -> u / sqrt({self.eps} + |u|^2) along {self.axis}"
+
+    @property
+    def sample_wise(self) -> bool:
+        return self.axis in ("features", "entries")
+
+    def _vector_norm(self, features: FeatureBounds) -> Bound:
+        return {
+            "samples": features.feature,
+            "features": features.sample,
+            "entries": features.entry,
+            "matrix": features.frobenius,
+        }[self.axis]
+
+    def bounds(self, features: FeatureBounds, domain: Domain) -> LayerBounds:
+        constants = radial_constants()
+        at = {_EPS: self.eps}
+        facts = {
+            "source": f"radial atom {self.formula}, blockwise, so the norm is the largest of the blocks' norms",
+            "assumptions": (Assumption(self.eps, ">", S.Zero, "without eps the map is not differentiable at 0"),),
+            "steps": constants.steps,
+        }
+        norm = self._vector_norm(features)
+        if norm.expression is S.Infinity:
+            least = Bound.lower(0, attained="|u| -> oo", sharp=True, **facts)
+        else:
+            value = constants.jacobian_inf.subs({**at, _RADIUS: norm.expression})
+            least = Bound.lower(
+                value, attained="radial direction at the largest norm", parents=(norm,), sharp=norm.sharp, **facts
+            )
+        return LayerBounds.without_parameters(
+            Bound.upper(constants.jacobian.subs(at), attained=constants.jacobian_at, sharp=True, **facts),
+            Bound.upper(constants.second.subs(at), attained=constants.second_at, sharp=True, **facts),
+            least,
+            sample_wise=self.sample_wise,
+        )
+
+    def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
+        one = Bound.upper(1, quantity="norm of a normalised vector", source="|u| / sqrt(eps + |u|^2) < 1", sharp=True)
+        shrink = radial_constants().jacobian.subs({_EPS: self.eps})
+        rows, columns = features.shape.features, features.shape.samples
+        vector = {"samples": "feature", "features": "sample", "entries": "entry", "matrix": "frobenius"}[self.axis]
+        count = {"samples": rows, "features": columns, "entries": rows * columns, "matrix": S.One}[self.axis]
+        norms = {vector: one}
+        shrunk = features.frobenius * shrink
+        if shrunk.expression is not S.Infinity:
+            norms["frobenius"] = minimum(one * sympy.sqrt(count), shrunk)
+        return FeatureBounds.from_norms(
+            features.shape,
+            norms,
+            centred=features.centred and self.axis in ("samples", "matrix"),
+            centred_samples=features.centred_samples and self.axis in ("features", "matrix"),
+        )

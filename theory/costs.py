@@ -1,0 +1,311 @@
+"""Costs: cross-entropy and squared error, and every fact about them that curvature and convergence need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import flint
+import sympy
+from sympy import Expr, S, Symbol
+
+from theory import symbols
+from theory.atoms.softmax import softmax_constants
+from theory.bound import Assumption, Bound, Step
+from theory.suprema import supremum
+
+gamma = Symbol("gamma", positive=True)
+"""A value of the mean loss."""
+q = Symbol("q", nonnegative=True)
+"""`1 - p_y`, the probability that the softmax gives to the wrong classes of one sample."""
+
+
+class Cost(ABC):
+    """A cost `gamma` on outputs (classes x samples), averaged over samples; its infimum is 0."""
+
+    name: str
+
+    @abstractmethod
+    def smoothness(self, samples: Expr) -> Bound:
+        """Upper bound of the largest eigenvalue of the Hessian of `gamma`."""
+
+    @abstractmethod
+    def gradient_norm(self, samples: Expr) -> Bound:
+        """Upper bound of `|grad gamma|` over all outputs, `oo` where it is unbounded."""
+
+    @abstractmethod
+    def sample_gradient(self) -> Bound:
+        """Upper bound of `|grad c|` for the cost `c` of one sample, not divided by `N`."""
+
+    @abstractmethod
+    def gradient_domination(self, samples: Expr) -> Bound:
+        """Lower bound of `|grad gamma|^2` in terms of the value `gamma` (a symbol)."""
+
+
+@lru_cache(maxsize=1)
+def _gradient_steps() -> tuple[Step, ...]:
+    """`grad c = p - e_y`, and its squared norm between `K/(K-1) q^2` and `2 q^2`."""
+    z = sympy.symbols("z:3", real=True)
+    cost = sympy.log(sum(sympy.exp(v) for v in z)) - z[0]
+    p = [sympy.exp(v) / sum(sympy.exp(w) for w in z) for v in z]
+    zeros = tuple(
+        sympy.simplify(sympy.diff(cost, v) - (pk - (1 if k == 0 else 0)))
+        for k, (v, pk) in enumerate(zip(z, p, strict=True))
+    )
+    a, b, k = sympy.symbols("a b K", positive=True)
+    return (
+        Step("grad c = p - e_y (checked for three classes)", zeros),
+        Step(
+            "sum_{k != y} p_k = q gives q^2/(K-1) <= sum p_k^2 (Cauchy-Schwarz) and sum p_k^2 <= q^2",
+            (sympy.expand((a + b) ** 2 - a**2 - b**2 - 2 * a * b),),
+        ),
+        Step("q^2 + q^2/(K-1) = K/(K-1) q^2", (sympy.simplify(q**2 + q**2 / (k - 1) - k / (k - 1) * q**2),)),
+    )
+
+
+@lru_cache(maxsize=1)
+def _hessian_steps() -> tuple[Step, ...]:
+    """The Hessian of one sample is the softmax's Jacobian, a variance: at most the mean square distance to `v_y`, hence `2 q`."""
+    p1, p2 = sympy.symbols("p1 p2", nonnegative=True)
+    v = sympy.symbols("v:3", real=True)
+    probabilities = (1 - p1 - p2, p1, p2)
+    mean = sum(pk * vk for pk, vk in zip(probabilities, v, strict=True))
+    variance = sum(pk * vk**2 for pk, vk in zip(probabilities, v, strict=True)) - mean**2
+    about_label = sum(pk * (vk - v[0]) ** 2 for pk, vk in zip(probabilities, v, strict=True))
+    return (
+        Step(
+            "E(v - v_y)^2 - Var(v) = (E v - v_y)^2 >= 0 (three classes)",
+            (sympy.expand(about_label - variance - (mean - v[0]) ** 2),),
+        ),
+        Step(
+            "E(v - v_y)^2 <= q max (v_k - v_y)^2 <= 2 q, as entries of a unit vector lie within sqrt 2",
+            softmax_constants().steps[2].zeros,
+        ),
+    )
+
+
+@lru_cache(maxsize=1)
+def split_steps() -> tuple[Step, ...]:
+    """Where `sum (1 - e^{-c_i})^2` is least at a given mean: with `x = e^{-c}` its derivative is `h' = 2 x (1 - x)`."""
+    c, x, y = Symbol("c", positive=True), Symbol("x", positive=True), Symbol("y", positive=True)
+    h = (1 - sympy.exp(-c)) ** 2
+    slope = sympy.diff(h, c).subs(c, -sympy.log(x))
+    bend = sympy.diff(h, c, 2).subs(c, -sympy.log(x))
+    return (
+        Step(
+            "h'(c) = 2 x (1 - x) with x = e^{-c}; it vanishes at c = 0, so no sample sits at 0 in a minimum",
+            (sympy.simplify(slope - 2 * x * (1 - x)),),
+        ),
+        Step(
+            "h'(a) = h'(b) means x_a = x_b or x_a + x_b = 1",
+            (sympy.expand(x * (1 - x) - y * (1 - y) - (x - y) * (1 - x - y)),),
+        ),
+        Step(
+            "h''(c) = 2 x (2 x - 1): concave for x < 1/2, so at most one sample lies there in a minimum",
+            (sympy.simplify(bend - 2 * x * (2 * x - 1)),),
+        ),
+    )
+
+
+def equal_split(samples: Expr, value: Expr) -> Expr:
+    """`N (1 - e^{-gamma})^2`: all samples at the mean. One of the two stationary candidates; alone it is NOT a lower bound."""
+    return samples * (1 - sympy.exp(-value)) ** 2
+
+
+def single_sample(samples: Expr, value: Expr) -> Expr:
+    """`(1 - e^{-N gamma})^2`: all the loss on one sample. Not stationary and NOT a lower bound for any `N >= 2`."""
+    return (1 - sympy.exp(-samples * value)) ** 2
+
+
+def least_split(samples: Expr, value: Expr) -> Expr:
+    """A closed lower bound of `m_N(gamma)` for `N >= 2`: `min{N (1-e^-gamma)^2, (1-q)^2 + (N-1) q^2}`, `q = min(1/N, e^{1 - N gamma})`."""
+    if samples == 1:
+        return equal_split(samples, value)
+    away = sympy.Min(1 / samples, sympy.exp(1 - samples * value))
+    return sympy.Min(equal_split(samples, value), (1 - away) ** 2 + (samples - 1) * away**2)
+
+
+def least_split_steps() -> tuple[Step, ...]:
+    """Why `least_split` lies below `m_N`."""
+    n, t = Symbol("N", positive=True), Symbol("t", nonnegative=True)
+    second = (1 - t) ** 2 + (n - 1) * t**2
+    # (N-1) log(N/(N-1)) <= 1, as log(1+s) <= s; the supremum of log(1+s) - s over s >= 0 is 0
+    s = Symbol("s", positive=True)
+    top = supremum(sympy.log(1 + s) - s, s, S.Zero, S.Infinity)
+    return (
+        *split_steps(),
+        Step(
+            "second candidate with e^{-b} = t, e^{-a} = 1 - t: its value decreases in t up to 1/N, where it is least",
+            (sympy.expand(sympy.diff(second, t) - 2 * (n * t - 1)),),
+        ),
+        Step(
+            "sup over s > 0 of log(1+s) - s is 0, so -(N-1) log(1-t) <= 1 for t <= 1/N, and t <= e^{1 - N gamma}",
+            (top.value,),
+        ),
+    )
+
+
+def exact_least_split(samples: int, value: flint.arb) -> flint.arb:
+    """A ball containing `m_N(gamma) = inf { sum (1 - e^{-c_i})^2 : c_i >= 0, mean gamma }` itself.
+
+    The two candidates: equal split, or one sample at `b` and the rest at `a` with `e^{-b} = t`, `e^{-a} = 1 - t`, where
+    `-(N-1) log(1-t) - log t = N gamma`. The left side falls on `(0, 1/N]` and rises after, so there are at most two roots.
+    """
+    n = flint.arb(samples)
+    best = n * (-(-value).expm1()) ** 2
+    if samples == 1:
+        return best
+
+    def constraint(t: flint.arb) -> flint.arb:
+        return -(n - 1) * (-t).log1p() - t.log() - n * value
+
+    least = 1 / n
+    if constraint(least) > 0:
+        return best
+    for low, high, falling in (((-n * value - 1).exp(), least, True), (least, 1 - (-n * value - 1).exp(), False)):
+        low, high = low.mid(), high.mid()
+        for _ in range(100):
+            middle = ((low + high) / 2).mid()
+            there = constraint(middle)
+            if there > 0:
+                low, high = (middle, high) if falling else (low, middle)
+            elif there < 0:
+                low, high = (low, middle) if falling else (middle, high)
+            else:
+                break
+        t = low.union(high)
+        best = best.min((1 - t) ** 2 + (n - 1) * t**2)
+    return best
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Cost):
+    """Mean over samples of `-log softmax_y(z)` with `classes` classes."""
+
+    classes: Expr = symbols.K
+    name = "cross-entropy"
+
+    def __post_init__(self) -> None:
+        classes = sympy.sympify(self.classes)
+        if classes.is_number and not (classes.is_integer and classes >= 2):
+            raise ValueError(f"cross-entropy with {classes} classes: at least two are needed")
+        object.__setattr__(self, "classes", classes)
+
+    def smoothness(self, samples: Expr) -> Bound:
+        constants = softmax_constants()
+        return Bound.upper(
+            constants.jacobian / samples,
+            quantity="smoothness of the cost",
+            source="Hessian of one sample is diag(p) - p p^T, a variance",
+            steps=constants.steps,
+            sharp=True,
+            attained="two classes at p = 1/2",
+        )
+
+    def gradient_norm(self, samples: Expr) -> Bound:
+        return Bound.upper(
+            self.sample_gradient().expression / sympy.sqrt(samples),
+            quantity="gradient norm of the cost",
+            source="|p - e_y|^2 <= 2 q^2 <= 2 per sample, mean over samples",
+            steps=_gradient_steps(),
+            parents=(self.sample_gradient(),),
+            sharp=True,
+            attained="limit: every sample certain of one wrong class",
+        )
+
+    def sample_gradient(self) -> Bound:
+        return Bound.upper(
+            self.sample_gradient_range()[1].expression.subs(q, 1),
+            quantity="gradient norm of one sample",
+            source="q <= 1",
+            steps=_gradient_steps(),
+            sharp=True,
+        )
+
+    def sample_gradient_range(self) -> tuple[Bound, Bound]:
+        """Two-sided bounds of `|grad c|` in `q = 1 - p_y = 1 - e^{-c}`: `sqrt(K/(K-1)) q` and `sqrt 2 q`, both attained."""
+        k = self.classes
+        facts = {
+            "quantity": "gradient norm of one sample",
+            "source": "grad c = p - e_y",
+            "steps": _gradient_steps(),
+            "sharp": True,
+        }
+        return (
+            Bound.lower(sympy.sqrt(k / (k - 1)) * q, attained="wrong classes equally likely", **facts),
+            Bound.upper(sympy.sqrt(2) * q, attained="one wrong class has all of q", **facts),
+        )
+
+    def sample_hessian(self) -> Bound:
+        """Upper bound `2 q` of the Hessian's norm of one sample."""
+        return Bound.upper(
+            2 * q,
+            quantity="Hessian norm of one sample",
+            source="Var_p(v) <= E (v - v_y)^2 <= 2 q",
+            steps=_hessian_steps(),
+        )
+
+    def gradient_domination(self, samples: Expr) -> Bound:
+        k = self.classes
+        return Bound.lower(
+            k / ((k - 1) * samples**2) * least_split(samples, gamma),
+            quantity="squared gradient norm of the cost",
+            source="|grad gamma|^2 = N^-2 sum |p - e_y|^2 >= K/((K-1) N^2) m_N(gamma)",
+            assumptions=(Assumption(k, ">=", S(2), "one class has nothing to learn"),),
+            steps=_gradient_steps() + least_split_steps(),
+            parents=(self.sample_gradient_range()[0],),
+        )
+
+
+@dataclass(frozen=True)
+class SquaredError(Cost):
+    """`|F - Y|_F^2 / (2 N)`."""
+
+    name = "squared error"
+
+    @staticmethod
+    def _steps() -> tuple[Step, ...]:
+        x, y, n = Symbol("x", real=True), Symbol("y", real=True), Symbol("N", positive=True)
+        value = (x - y) ** 2 / (2 * n)
+        return (
+            Step("Hessian of (x - y)^2 / (2 N) is 1 / N", (sympy.diff(value, x, 2) - 1 / n,)),
+            Step(
+                "|grad|^2 = (2 / N) gamma, so smoothness and PL constants coincide",
+                (sympy.expand(sympy.diff(value, x) ** 2 - 2 / n * value),),
+            ),
+        )
+
+    def smoothness(self, samples: Expr) -> Bound:
+        return Bound.upper(
+            1 / samples,
+            quantity="smoothness of the cost",
+            source="squared error is quadratic",
+            steps=self._steps(),
+            sharp=True,
+        )
+
+    def gradient_norm(self, samples: Expr) -> Bound:
+        return Bound.upper(
+            S.Infinity,
+            quantity="gradient norm of the cost",
+            source="squared error's gradient grows with the residual",
+            sharp=True,
+        )
+
+    def sample_gradient(self) -> Bound:
+        return Bound.upper(
+            S.Infinity,
+            quantity="gradient norm of one sample",
+            source="squared error's gradient grows with the residual",
+            sharp=True,
+        )
+
+    def gradient_domination(self, samples: Expr) -> Bound:
+        return Bound.lower(
+            2 * gamma / samples,
+            quantity="squared gradient norm of the cost",
+            source="|grad|^2 = (2 / N) gamma",
+            steps=self._steps(),
+            sharp=True,
+        )

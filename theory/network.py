@@ -1,0 +1,144 @@
+"""A network description is data: layers and the combinators chain, residual and repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sympy
+from sympy import Expr, S
+
+from theory.atoms.base import Atom
+from theory.atoms.fixed_linear import Scale
+from theory.layers.base import Layer
+from theory.records import Shape
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Members applied in turn; the empty chain is the identity."""
+
+    members: tuple[Layer | Chain | Residual | Repeat, ...]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        for member in self.members:
+            shape = member.output_shape(shape)
+        return shape
+
+
+@dataclass(frozen=True)
+class Residual:
+    """`X -> skip X + branch(X)` with a fixed positive skip factor (1: the identity skip)."""
+
+    branch: Layer | Chain | Residual | Repeat
+    skip: Expr = S.One
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "skip", Scale(self.skip).factor)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        out = self.branch.output_shape(shape)
+        if out != shape:
+            raise ValueError(
+                f"residual branch turns {shape} into {out}, which does not match its skip: give the branch an output of {shape.features} features"
+            )
+        return shape
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """`block` applied `times` times with parameters of its own each time; `times` is a number or a symbol."""
+
+    block: Layer | Chain | Residual | Repeat
+    times: Expr
+
+    def __post_init__(self) -> None:
+        times = sympy.sympify(self.times)
+        if times.is_number and not (times.is_integer and times.is_positive):
+            raise ValueError(
+                f"repeat {times} times: the number of repetitions must be a positive whole number or a symbol"
+            )
+        object.__setattr__(self, "times", times)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        out = self.block.output_shape(shape)
+        if out != shape and self.times != 1:
+            raise ValueError(f"a repeated block must keep its shape: {shape} becomes {out}")
+        return out
+
+    def unrolled(self) -> Chain:
+        """The repetition as a chain, for a concrete number of times."""
+        if not self.times.is_Integer:
+            raise ValueError(f"depth {self.times} is symbolic: give a number for it first")
+        return Chain((self.block,) * int(self.times))
+
+
+Network = Layer | Chain | Residual | Repeat
+
+
+def chain(*members: Network) -> Chain:
+    """Members applied in turn."""
+    return Chain(members)
+
+
+def residual(*branch: Network, skip: Expr = S.One) -> Residual:
+    """`skip X + branch(X)`, the branch being the given members in turn."""
+    return Residual(branch[0] if len(branch) == 1 else Chain(branch), skip)
+
+
+def repeat(times: Expr, *block: Network) -> Repeat:
+    """The given members in turn, `times` times."""
+    return Repeat(block[0] if len(block) == 1 else Chain(block), times)
+
+
+def substitute(network: Network, values: dict) -> Network:
+    """The description at given values of its symbols."""
+    if isinstance(network, Chain):
+        return Chain(tuple(substitute(m, values) for m in network.members))
+    if isinstance(network, Residual):
+        return Residual(substitute(network.branch, values), network.skip.subs(values))
+    if isinstance(network, Repeat):
+        return Repeat(substitute(network.block, values), network.times.subs(values))
+    changed = {name: value.subs(values) for name, value in vars(network).items() if isinstance(value, sympy.Expr)}
+    return type(network)(**{**vars(network), **changed})
+
+
+@dataclass(frozen=True)
+class Skip:
+    """In an expanded network: the sum of a fixed skip and a branch."""
+
+    scale: Scale
+    branch: tuple[Atom | Skip, ...]
+
+
+def expand(network: Network, shape: Shape) -> tuple[tuple[Atom | Skip, ...], Shape]:
+    """The network as a nested tuple of atoms, and its output shape; this is all a realisation needs to know.
+
+    Raises:
+        ValueError: naming the mismatching shapes, or the symbolic depth.
+    """
+    if isinstance(network, Layer):
+        return network.atoms(shape), network.output_shape(shape)
+    if isinstance(network, Residual):
+        network.output_shape(shape)
+        return (Skip(Scale(network.skip), expand(network.branch, shape)[0]),), shape
+    members = network.unrolled().members if isinstance(network, Repeat) else network.members
+    atoms: list[Atom | Skip] = []
+    for member in members:
+        here, shape = expand(member, shape)
+        atoms.extend(here)
+    return tuple(atoms), shape
+
+
+def walk(network: Network) -> Iterator[Network]:
+    """The network and all its parts, outside in."""
+    yield network
+    inner: tuple[Network, ...] = ()
+    if isinstance(network, Chain):
+        inner = network.members
+    elif isinstance(network, Residual):
+        inner = (network.branch,)
+    elif isinstance(network, Repeat):
+        inner = (network.block,)
+    for part in inner:
+        yield from walk(part)
