@@ -1,6 +1,6 @@
 """Data in the project's layout (columns are samples), with the facts a certificate asks of it.
 
-The default is scikit-learn's copy of the UCI handwritten digits test set (1797 images of 8 x 8 pixels), which comes with the
+The default is scikit-learn's copy of the UCI handwritten digits (1797 images of 8 x 8 pixels), which comes with the
 package: nothing is downloaded.
 """
 
