@@ -1,8 +1,8 @@
 """Search for the supremum (infimum) of a layer's seven quantities by batched gradient ascent from many starts.
 
 Random sampling does not refute a false bound; ascent does. All restarts are one batch: entry `b` of an objective depends
-on row `b` of its arguments alone, so one backward pass differentiates all of them. Ascent is on the logarithm of the
-objective, and arrays are `exp(scale) * direction`, so neither the quantity's size nor its maximiser's matters.
+on row `b` of its arguments alone, so one backward pass differentiates all of them. Ascent is on the logarithm, and arrays
+are written as `exp(scale) * direction`, so neither the quantity's size nor its maximiser's matters.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def maximise(
     *,
     lowest: bool = False,
 ) -> Found:
-    """Ascent on `log objective` (descent with `lowest`) by Adam, its learning rate decayed by a cosine, all restarts at once.
+    """Ascent on `log objective` (descent with `lowest`) by Adam with a cosine schedule, all restarts at once.
 
     The best point that a restart has seen is kept. A lost restart (its value is not finite, or zero when large values
     are wanted, or its gradient is not finite) goes on near another's best point, which `generator` draws.
@@ -195,11 +195,11 @@ def maximise(
     mean, square, age = torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros_like(flat[:, :1])
     taken = 0
     for step in range(steps + 1):
-        point = flat.requires_grad_()
+        point = flat.detach().requires_grad_()
         with torch.enable_grad():
             value = objective(*split(point))
             total = value.sum()
-        result, flat = value.detach(), point.detach()
+        result = value.detach()
         better = result.isfinite() & (sign * result > sign * best_value)
         best_value = torch.where(better, result, best_value)
         best = torch.where(better.unsqueeze(1), flat, best)
@@ -290,7 +290,7 @@ def search_layer(
     parameter_scales: Sequence[float] = SCALES,
     device: torch.device | str = "cpu",
 ) -> Found:
-    """Search for the supremum (infimum for the last two) of one of the seven quantities by parameters, input, directions.
+    """Search for the supremum (infimum for the last two) of one of the seven quantities.
 
     Args:
         quantity: a name in `theory.records.QUANTITIES`.

@@ -12,8 +12,11 @@ from numerics.device import DTYPE
 @pytest.mark.parametrize("samples", [2, 10, 37, 400, 1797])
 def test_digits_are_distinct_and_spread_evenly(samples: int) -> None:
     data = digits(samples, seed=0)
-    assert data.X.shape == (64, samples) and data.X.dtype == DTYPE and data.classes == 10
-    assert data.X.min() == 0 and data.X.max() == 1
+    assert data.X.shape == (64, samples)
+    assert data.X.dtype == DTYPE
+    assert data.classes == 10
+    assert data.X.min() == 0
+    assert data.X.max() == 1
     assert len({tuple(column) for column in data.X.T.tolist()}) == samples
     counts = torch.bincount(data.labels, minlength=10)
     if samples < 1740:  # ten times the smallest class
@@ -46,7 +49,7 @@ def test_more_samples_than_features_have_no_full_column_rank() -> None:
     data = digits(65, 0)
     assert data.sigma_min == 0
     with pytest.raises(
-        ValueError, match="X_0 of full column rank.*N = 65, d = 64, sigma_N = 0.*fewer samples.*feature map"
+        ValueError, match=r"X_0 of full column rank.*N = 65, d = 64, sigma_N = 0.*fewer samples.*feature map"
     ):
         check_full_column_rank(data)
 

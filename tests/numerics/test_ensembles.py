@@ -23,8 +23,11 @@ REALISATION = realise(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_decides_the_draw(kind: str) -> None:
     first, again, other = (draw(REALISATION, 7, kind, 2.0, generator(seed)) for seed in (3, 3, 4))
-    assert first.shape == (7, REALISATION.size) and first.dtype == DTYPE and first.isfinite().all()
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.shape == (7, REALISATION.size)
+    assert first.dtype == DTYPE
+    assert first.isfinite().all()
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +56,8 @@ def test_low_rank_matrices_have_half_the_rank() -> None:
 
 def test_spiked_matrices_have_one_large_singular_value() -> None:
     values = torch.linalg.svdvals(matrices(generator(0), 8, 6, 7, "spiked", 1.0))
-    assert (values[:, 0] > 0.8 * SPIKE).all() and (values[:, 1] < 3).all()
+    assert (values[:, 0] > 0.8 * SPIKE).all()
+    assert (values[:, 1] < 3).all()
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
@@ -65,14 +69,17 @@ def test_the_scale_is_about_the_operator_norm(kind: str) -> None:
 def test_a_mixture_splits_evenly_over_kinds_and_scales() -> None:
     theta, labels = mixture(REALISATION, 30, generator(0))
     counts = Counter(labels)
-    assert theta.shape == (30, REALISATION.size) and len(labels) == 30
-    assert len(counts) == 3 * len(KINDS) and set(counts.values()) == {2, 3}
+    assert theta.shape == (30, REALISATION.size)
+    assert len(labels) == 30
+    assert len(counts) == 3 * len(KINDS)
+    assert set(counts.values()) == {2, 3}
     assert "spiked x 0.1" in counts
 
 
 def test_a_small_mixture_takes_the_first_combinations() -> None:
     theta, labels = mixture(REALISATION, 3, generator(0))
-    assert theta.shape[0] == 3 and labels == ["gaussian x 0.1", "orthogonal x 0.1", "low_rank x 0.1"]
+    assert theta.shape[0] == 3
+    assert labels == ["gaussian x 0.1", "orthogonal x 0.1", "low_rank x 0.1"]
 
 
 def test_projection_brings_every_array_into_the_ball_and_leaves_the_inside_alone() -> None:
@@ -93,7 +100,8 @@ def test_projection_brings_every_array_into_the_ball_and_leaves_the_inside_alone
 def test_projection_has_a_gradient_at_zero() -> None:
     theta = torch.zeros(2, REALISATION.size, dtype=DTYPE, requires_grad=True)
     project(REALISATION, theta, 1.0).sum().backward()
-    assert theta.grad is not None and torch.equal(theta.grad, torch.ones_like(theta))
+    assert theta.grad is not None
+    assert torch.equal(theta.grad, torch.ones_like(theta))
 
 
 def test_inputs_have_the_shape_asked_for() -> None:
@@ -103,7 +111,8 @@ def test_inputs_have_the_shape_asked_for() -> None:
 def test_a_map_without_parameters_has_empty_parameters() -> None:
     realisation = realise(RMSNorm(1), Shape(4, 5))
     theta, labels = mixture(realisation, 13, generator(0))
-    assert theta.shape == (13, 0) and len(labels) == 13
+    assert theta.shape == (13, 0)
+    assert len(labels) == 13
     assert project(realisation, theta, 1.0).shape == (13, 0)
 
 

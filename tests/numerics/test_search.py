@@ -22,7 +22,7 @@ from theory.network import chain, residual
 from theory.records import QUANTITIES, Shape
 
 STEPS = 200
-"""At the default learning rate 0.1 and 16 restarts every case below came within 2e-5 on five seeds; 1e-3 is asked."""
+"""At the default learning rate 0.1 and 16 restarts every case below came within 6e-5 on five seeds; 1e-3 is asked."""
 RADIAL_SECOND = 48 * math.sqrt(5) / 125
 """Supremum of the second derivative of `u / sqrt(1 + |u|^2)`."""
 GELU_SLOPE = (1 + math.erf(1)) / 2 + math.exp(-1) / math.sqrt(math.pi)
@@ -82,7 +82,8 @@ def test_a_known_supremum_is_reached_and_never_exceeded(case: Any) -> None:
 def test_a_known_infimum_is_reached_and_never_undercut(case: Any) -> None:
     layer, shape, quantity, exact, options = case
     found = search(layer, shape, quantity, **options)
-    assert found.lowest and exact * (1 - 1e-13) <= found.best <= 1.001 * exact
+    assert found.lowest
+    assert exact * (1 - 1e-13) <= found.best <= 1.001 * exact
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -166,12 +167,15 @@ def test_the_witness_replays_and_lies_in_the_domain(quantity: str) -> None:
     assert float(x.norm()) <= 1.3 * (1 + 1e-14)
     assert all(float(array.norm()) <= 0.7 * (1 + 1e-14) for array in realisation.split(theta))
     assert all(float(direction.norm()) == pytest.approx(1, rel=1e-14) for direction in directions)
-    assert found.steps == 20 and found.value.shape == (16,) and not found.value.requires_grad
+    assert found.steps == 20
+    assert found.value.shape == (16,)
+    assert not any(a.requires_grad for a in (found.value, *found.arguments))
 
 
 def test_the_seed_decides_the_search() -> None:
     values = [search_layer(realise(RMSNorm(1), Shape(3, 2)), "input_input", steps=5, seed=s).value for s in (0, 0, 1)]
-    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
 
 
 @pytest.mark.parametrize("quantity", ["param_jacobian_norm", "input_param", "param_param", "tangent_kernel_lambda_min"])
@@ -189,7 +193,8 @@ def test_the_best_point_is_kept_not_the_last() -> None:
     """A learning rate of 5 throws every restart off the peak of `exp(-x^2)`, next to which it starts."""
     start = torch.full((4, 1), 0.01, dtype=DTYPE)
     found = maximise(lambda x: torch.exp(-(x[:, 0] ** 2)), [start], None, 3, 5.0, generator(0))
-    assert torch.equal(found.arguments[0], start) and found.best == pytest.approx(math.exp(-1e-4), rel=1e-15)
+    assert torch.equal(found.arguments[0], start)
+    assert found.best == pytest.approx(math.exp(-1e-4), rel=1e-15)
 
 
 def test_values_that_are_not_finite_are_ignored_and_lost_restarts_come_back() -> None:
@@ -214,7 +219,8 @@ def test_projection_keeps_every_visited_point_in_the_domain() -> None:
     found = maximise(
         objective, [torch.tensor([[7.0], [1.0]], dtype=DTYPE)], lambda a: [a[0].clamp(1, 2)], 40, 0.1, generator(0)
     )
-    assert max(seen) <= 2 and found.value.tolist() == [2.0, 2.0]
+    assert max(seen) <= 2
+    assert found.value.tolist() == [2.0, 2.0]
 
 
 def test_the_search_works_where_gradients_are_switched_off() -> None:
