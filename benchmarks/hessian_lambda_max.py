@@ -1,32 +1,36 @@
 """Largest Hessian eigenvalue of the mean cross-entropy of many small networks: ours against loops over networks.
 
-Problem: `--networks` MLPs 32-32-32-32-10, tanh, biases, torch's default initialisation, 16 Gaussian samples, float64. Each method
-must bring every relative residual `|H v - value v| / |value|` below 1e-5.
+Problem: `--networks` MLPs 32-32-32-32-10, tanh, biases, torch's default initialisation, 16 Gaussian samples, float64.
+Each method must bring every relative residual `|H v - value v| / |value|` below 1e-5.
 
     ours        numerics.measure.hessian_lambda_max: all networks in one tensor program
-    loop        a Python loop over networks: autograd double backward with a retained graph on nn.Sequential, and Lanczos
+    loop        a Python loop over networks: autograd double backward with a kept graph on nn.Sequential, and Lanczos
     curvlinops  a Python loop over networks: curvlinops.HessianLinearOperator in scipy.sparse.linalg.eigsh
-    dense       torch.func.hessian and eigvalsh on a few networks; referee, not a competitor
+    dense       the dense Hessian and eigvalsh on a few networks; referee, not a competitor
 
-The methods take turns in every repetition, on the same machine with the same number of threads; medians are compared. One
-common function recomputes every residual, and all values must agree to 1e-6. On a CUDA machine `ours` runs there and the
-loops run on the CPU, where they are fastest for networks of this size.
+The methods take turns in every repetition, in one process on one machine; medians are compared. The loops are timed
+with the same number of threads as ours and, in the rows marked "1 thread", with the number that suits them best. One
+common function recomputes every residual, and all values must agree to 1e-6. On a CUDA machine `ours` runs there and
+the loops run on the CPU, where they are fastest for networks of this size.
 
-    python -m benchmarks.hessian_lambda_max --threads 4 --repetitions 5 --json hessian_lambda_max.json
+Leave a core free on a shared machine: OpenMP's barriers spin, and as many threads as cores beside any other work made
+every method up to 50 times slower.
+
+    python -m benchmarks.hessian_lambda_max --threads 2 --repetitions 5 --json hessian_lambda_max.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +38,17 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from numerics.measure import cross_entropy, hessian_lambda_max, hessian_vector_product
+from numerics.device import choose
+from numerics.measure import cross_entropy, dense_hessian_lambda_max, hessian_lambda_max, hessian_vector_product
 
 try:
     import curvlinops
 except ImportError:  # reported as absent
     curvlinops = None
+try:
+    import threadpoolctl
+except ImportError:  # then NumPy and SciPy keep their own number of threads
+    threadpoolctl = None
 
 WIDTHS = (32, 32, 32, 32, 10)
 SAMPLES = 16
@@ -57,13 +66,17 @@ class Problem:
     labels: Tensor
 
 
+Method = Callable[[Problem], tuple[Tensor, Tensor]]
+"""Values `(B,)` and vectors `(B, P)` of the largest eigenvalues."""
+
+
 def problem(networks: int, seed: int) -> Problem:
     """Networks with torch's default initialisation; the seed is the process's, since nn.Linear takes no generator."""
     torch.manual_seed(seed)
     modules = []
     for _ in range(networks):
         layers: list[nn.Module] = []
-        for columns, rows in zip(WIDTHS, WIDTHS[1:], strict=False):
+        for columns, rows in pairwise(WIDTHS):
             layers += [nn.Linear(columns, rows, dtype=torch.float64), nn.Tanh()]
         modules.append(nn.Sequential(*layers[:-1]))
     theta = torch.stack([torch.cat([p.detach().flatten() for p in m.parameters()]) for m in modules])
@@ -73,14 +86,14 @@ def problem(networks: int, seed: int) -> Problem:
 
 def batched_loss(X: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """`theta (B, P) -> (B,)`, the mean cross-entropy of the networks which the rows of `theta` hold."""
-    shapes = list(zip(WIDTHS, WIDTHS[1:], strict=False))
+    shapes = list(pairwise(WIDTHS))
     sizes = [size for columns, rows in shapes for size in (rows * columns, rows)]
 
     def loss(theta: Tensor) -> Tensor:
-        parts = theta.split(sizes, dim=1)
+        parts = torch.split(theta, sizes, dim=1)
         h = X.expand(theta.shape[0], -1, -1)
         for layer, (columns, rows) in enumerate(shapes):
-            weight = parts[2 * layer].unflatten(1, (rows, columns))
+            weight = parts[2 * layer].reshape(-1, rows, columns)
             h = torch.baddbmm(parts[2 * layer + 1].unsqueeze(-1), weight, h)
             if layer < len(shapes) - 1:
                 h = h.tanh()
@@ -137,7 +150,7 @@ def autograd_lanczos(module: nn.Sequential, X: Tensor, labels: Tensor, most: int
 def with_curvlinops(given: Problem) -> tuple[Tensor, Tensor]:
     """Values and vectors, one network after the other, by curvlinops and ARPACK.
 
-    ARPACK's `tol` is relative to the eigenvalue and is its own estimate of the same residual, so it is asked for 0.9e-5.
+    ARPACK's `tol` is relative to the eigenvalue and bounds its estimate of the same residual: 0.9e-5 is asked for.
     """
     values, vectors = [], []
     for module in given.modules:
@@ -157,79 +170,109 @@ def with_curvlinops(given: Problem) -> tuple[Tensor, Tensor]:
 
 def dense(given: Problem, networks: int) -> Tensor:
     """The largest eigenvalues of the first few networks, from the dense Hessian."""
-    loss = batched_loss(given.X, given.labels)
-    hessian = torch.func.hessian(lambda row: loss(row.unsqueeze(0)).squeeze(0))
-    return torch.stack([torch.linalg.eigvalsh(hessian(row))[-1] for row in given.theta[:networks]])
+    return dense_hessian_lambda_max(batched_loss(given.X, given.labels), given.theta[:networks]).value
 
 
 def residuals(given: Problem, values: Tensor, vectors: Tensor) -> Tensor:
     """`|H v - value v| / (|value| |v|)` for every network, by one function for all methods."""
     image = hessian_vector_product(batched_loss(given.X, given.labels), given.theta, vectors)
-    error = torch.linalg.vector_norm(image - values.unsqueeze(-1) * vectors, dim=-1)
+    error: Tensor = torch.linalg.vector_norm(image - values.unsqueeze(-1) * vectors, dim=-1)
     return error / (values.abs() * torch.linalg.vector_norm(vectors, dim=-1))
+
+
+def use_threads(threads: int) -> None:
+    """The number of threads of PyTorch and, where threadpoolctl can set it, of the BLAS of NumPy and SciPy."""
+    if threadpoolctl is not None:
+        threadpoolctl.threadpool_limits(threads, user_api="blas")
+    torch.set_num_threads(threads)
+
+
+def compare(given: Problem, methods: dict[str, tuple[int, Method]], repetitions: int, referee: int) -> dict[str, Any]:
+    """Time the methods in turns and check them; `methods` is name -> (threads, method), "ours" among them."""
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    few = Problem(given.modules[:2], given.theta[:2], given.X, given.labels)
+    for threads, method in methods.values():
+        use_threads(threads)
+        method(few)  # warm up
+    for _ in range(repetitions):
+        for name, (threads, method) in methods.items():
+            use_threads(threads)
+            began = time.perf_counter()
+            found[name] = method(given)
+            seconds[name].append(time.perf_counter() - began)
+    reference = found["ours"][0]
+    rows: dict[str, dict[str, Any]] = {}
+    for name, (values, vectors) in found.items():
+        median = statistics.median(seconds[name])
+        rows[name] = {
+            "threads": methods[name][0],
+            "seconds": seconds[name],
+            "median": median,
+            "ratio": median / statistics.median(seconds["ours"]),
+            "worst_residual": float(residuals(given, values, vectors).max()),
+            "difference": float((values / reference - 1).abs().max()),
+        }
+    off = float((reference[:referee] / dense(given, referee) - 1).abs().max()) if referee else 0.0
+    sound = all(r["worst_residual"] < TOLERANCE and r["difference"] < AGREEMENT for r in rows.values())
+    return {"methods": rows, "referee_networks": referee, "referee_difference": off, "sound": sound and off < AGREEMENT}
+
+
+def show(result: dict[str, Any]) -> None:
+    print(
+        ", ".join(f"{name} {result[name]}" for name in ("networks", "parameters", "device", "torch", "cores", "load"))
+    )
+    heads = ("threads", "median s", "least s", "most s", "ratio", "worst residual", "difference")
+    print(f"{'method':<22}" + "".join(f"{head:>16}" for head in heads))
+    for name, row in result["methods"].items():
+        times = (row["median"], min(row["seconds"]), max(row["seconds"]))
+        cells = [f"{row['threads']}", *(f"{t:.3f}" for t in times), f"{row['ratio']:.2f}"]
+        cells += [f"{row['worst_residual']:.1e}", f"{row['difference']:.1e}"]
+        print(f"{name:<22}" + "".join(f"{cell:>16}" for cell in cells))
+    if curvlinops is None:
+        print("curvlinops            absent: pip install curvlinops-for-pytorch")
+    print(f"dense referee on {result['referee_networks']} networks: difference {result['referee_difference']:.1e}")
+    sound = "every residual is below 1e-5 and every value agrees to 1e-6"
+    print(sound if result["sound"] else "UNSOUND: a residual or a value is off")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--referee", type=int, default=2, help="networks to check against the dense Hessian")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where ours runs")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where ours runs")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
+    device = choose(arguments.device)
+    use_threads(arguments.threads)
     given = problem(arguments.networks, arguments.seed)
 
-    methods: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {"ours": lambda: ours(given, device), "loop": lambda: loop(given)}
+    methods: dict[str, tuple[int, Method]] = {"ours": (arguments.threads, lambda p: ours(p, device))}
+    competitors: dict[str, Method] = {"loop": loop}
     if curvlinops is not None:
-        methods["curvlinops"] = lambda: with_curvlinops(given)
-    few = Problem(given.modules[:2], given.theta[:2], given.X, given.labels)
-    ours(given, device), loop(few)  # warm up
-    if curvlinops is not None:
-        with_curvlinops(few)
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for _ in range(arguments.repetitions):
-        for name, method in methods.items():
-            began = time.perf_counter()
-            found[name] = method()
-            seconds[name].append(time.perf_counter() - began)
-
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(f"{arguments.networks} networks, {given.theta.shape[1]} parameters each, torch {torch.__version__}, ", end="")
-    print(f"{arguments.threads} threads of {os.cpu_count()} cores, load {load}, ours on {device}, {platform.machine()}")
-    print(f"{'method':<12}{'median s':>10}{'least s':>10}{'most s':>10}{'ratio':>8}{'worst residual':>16}{'difference':>12}")
-    rows = {}
-    reference = found["ours"][0]
-    for name, (values, vectors) in found.items():
-        median = statistics.median(seconds[name])
-        rows[name] = {
-            "seconds": seconds[name],
-            "median": median,
-            "ratio": median / statistics.median(seconds["ours"]),
-            "worst_residual": float(residuals(given, values, vectors).max()),
-            "difference": float(((values - reference) / reference).abs().max()),
-        }
-        row = rows[name]
-        print(f"{name:<12}{median:>10.3f}{min(seconds[name]):>10.3f}{max(seconds[name]):>10.3f}", end="")
-        print(f"{row['ratio']:>8.2f}{row['worst_residual']:>16.1e}{row['difference']:>12.1e}")
-    if curvlinops is None:
-        print("curvlinops  absent: pip install curvlinops-for-pytorch")
-    referee = dense(given, arguments.referee)
-    difference = float(((reference[: arguments.referee] - referee) / referee).abs().max()) if arguments.referee else math.nan
-    print(f"dense referee on {arguments.referee} networks: relative difference {difference:.1e}")
-    sound = all(r["worst_residual"] < TOLERANCE and r["difference"] < AGREEMENT for r in rows.values())
-    sound = sound and not difference > AGREEMENT
-    print("every residual below 1e-5 and every value agrees to 1e-6" if sound else "UNSOUND: a residual or a value is off")
+        competitors["curvlinops"] = with_curvlinops
+    for name, method in competitors.items():
+        methods[name] = (arguments.threads, method)
+        if arguments.threads > 1:
+            methods[f"{name}, 1 thread"] = (1, method)
+    result = {
+        "networks": arguments.networks,
+        "parameters": given.theta.shape[1],
+        "device": str(device),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        **compare(given, methods, arguments.repetitions, arguments.referee),
+        "load": round(os.getloadavg()[0], 1),
+    }
+    show(result)
     if arguments.json is not None:
-        record = {"threads": arguments.threads, "networks": arguments.networks, "device": str(device), "torch": torch.__version__}
         partial = arguments.json.with_suffix(".part")
-        partial.write_text(json.dumps({**record, "referee_difference": difference, "sound": sound, "methods": rows}, indent=2))
+        partial.write_text(json.dumps(result, indent=2))
         partial.replace(arguments.json)
-    if not sound:
+    if not result["sound"]:
         raise SystemExit(1)
 
 
