@@ -1,8 +1,8 @@
 """Search for the supremum (infimum) of a layer's seven quantities by batched gradient ascent from many starts.
 
-Random sampling does not refute a false bound; ascent does. All restarts are one batch: entry `b` of an objective depends
-on row `b` of its arguments alone, so one backward pass differentiates all of them. Ascent is on the logarithm, and arrays
-are written as `exp(scale) * direction`, so neither the quantity's size nor its maximiser's matters.
+Sampling does not refute a false bound; ascent does. All restarts are one batch: entry `b` of an objective depends
+on row `b` of its arguments alone, so one backward pass differentiates all of them. Ascent is on the logarithm, and
+arrays are written as `exp(scale) * direction`, so neither the quantity's size nor its maximiser's matters.
 """
 
 from __future__ import annotations

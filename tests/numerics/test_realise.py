@@ -248,7 +248,7 @@ def test_derivatives_are_those_of_the_value(name: str, outer: Callable, inner: C
 
 
 def test_the_derivative_test_can_fail() -> None:
-    """`torch.relu` with a slope of its own is seen by the finite differences."""
+    """A slope that is wrong by one part in a million is seen by the finite differences."""
     line, first, _ = along_line(realise(Activation("tanh"), SHAPE))
     wrong = forward(lambda t: line(t.detach() + (t - t.detach()) * (1 + 1e-6)))(torch.zeros((), dtype=DTYPE))
     with pytest.raises(AssertionError):
