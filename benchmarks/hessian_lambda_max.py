@@ -157,7 +157,7 @@ def with_curvlinops(given: Problem) -> tuple[Tensor, Tensor]:
         operator = curvlinops.HessianLinearOperator(
             module,
             nn.CrossEntropyLoss(),
-            [p for p in module.parameters()],
+            list(module.parameters()),
             [(given.X.T.contiguous(), given.labels)],
             check_deterministic=False,  # would add products
         )
@@ -177,7 +177,8 @@ def residuals(given: Problem, values: Tensor, vectors: Tensor) -> Tensor:
     """`|H v - value v| / (|value| |v|)` for every network, by one function for all methods."""
     image = hessian_vector_product(batched_loss(given.X, given.labels), given.theta, vectors)
     error: Tensor = torch.linalg.vector_norm(image - values.unsqueeze(-1) * vectors, dim=-1)
-    return error / (values.abs() * torch.linalg.vector_norm(vectors, dim=-1))
+    scale: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return error / (values.abs() * scale)
 
 
 def use_threads(threads: int) -> None:

@@ -174,8 +174,12 @@ def test_the_largest_hessian_eigenvalue_is_that_of_the_dense_hessian(memory: int
     found = hessian_lambda_max(loss, THETA, tolerance=1e-8, memory=memory)
     close(dense.value, expected, 1e-12)
     close(found.value, expected, 1e-12)
-    assert found.converged.all() and (found.residual <= 1e-8).all() and found.method == "lanczos"
-    assert dense.converged.all() and (dense.residual == 0).all() and dense.method == "dense"
+    assert found.converged.all()
+    assert (found.residual <= 1e-8).all()
+    assert found.method == "lanczos"
+    assert dense.converged.all()
+    assert (dense.residual == 0).all()
+    assert dense.method == "dense"
 
 
 def test_the_dense_referee_refuses_what_does_not_fit() -> None:
@@ -195,7 +199,8 @@ def test_an_unfinished_run_says_so_and_under_estimates() -> None:
     a = symmetric(6, 80)
     truth = torch.from_numpy(np.linalg.eigvalsh(a.numpy())[:, -1])
     found = lanczos_lambda_max(lambda v: torch.bmm(a, v.unsqueeze(-1)).squeeze(-1), gaussian(6, 80), max_iterations=6)
-    assert not found.converged.any() and (found.residual > 1e-5).all()
+    assert not found.converged.any()
+    assert (found.residual > 1e-5).all()
     assert (found.value < truth * (1 - 1e-3)).all()
 
 
@@ -243,13 +248,16 @@ def test_another_start_finds_the_eigenvector_that_the_first_start_misses() -> No
 
     one = lanczos_lambda_max(matvec, start, tolerance=1e-6)
     two = lanczos_lambda_max(matvec, start, tolerance=1e-6, starts=2)
-    assert one.converged.all() and one.value.item() == pytest.approx(1.0, abs=1e-6)
-    assert two.converged.all() and two.value.item() == pytest.approx(1.01, abs=1e-6)
+    assert one.converged.all()
+    assert one.value.item() == pytest.approx(1.0, abs=1e-6)
+    assert two.converged.all()
+    assert two.value.item() == pytest.approx(1.01, abs=1e-6)
 
 
 def test_a_loss_affine_in_the_parameters_has_no_curvature() -> None:
     found = hessian_lambda_max(lambda t: t.sum(-1), THETA)
-    assert found.converged.all() and (found.value == 0).all()
+    assert found.converged.all()
+    assert (found.value == 0).all()
 
 
 # Jacobians and kernels
@@ -332,7 +340,8 @@ def twin_supremum(array: np.ndarray, starts: int, sweeps: int) -> float:
 def test_the_norm_of_the_second_derivative_is_that_of_the_dense_array(which: Second) -> None:
     """Network 0; 30 starts of the twin and 16 of ours were enough for both to stand at the same value."""
     found = second_derivative_norm(mlp, THETA[:1], X[:1], which, starts=16, iterations=2000, tolerance=1e-7)
-    assert found.converged.all() and found.method == "power"
+    assert found.converged.all()
+    assert found.method == "power"
     array = twin_second(which, 0)
     u, v = (z[0].numpy() for z in found.vectors)
     assert found.value.item() == pytest.approx(np.linalg.norm(np.einsum("kab,a,b->k", array, u, v)), rel=1e-10)
@@ -352,13 +361,15 @@ def test_the_second_derivative_of_a_known_form_is_known(memory: int) -> None:
     bilinear = second_derivative_norm(lambda t, x: t.unsqueeze(1) @ x, c, gaussian(6, 2), "input_param", memory=memory)
     close(bilinear.value, torch.ones(NETWORKS, dtype=DTYPE), 1e-8)
     none = second_derivative_norm(lambda t, x: t.unsqueeze(1) @ x, c, gaussian(6, 2), "param_param", memory=memory)
-    assert (none.value == 0).all() and none.converged.all()
+    assert (none.value == 0).all()
+    assert none.converged.all()
 
 
 def test_an_unfinished_ascent_says_so_and_under_estimates() -> None:
     short = second_derivative_norm(mlp, THETA, X, "param_param", iterations=1, starts=1)
     long = second_derivative_norm(mlp, THETA, X, "param_param", iterations=500, starts=4)
-    assert not short.converged.any() and (short.value < long.value).all()
+    assert not short.converged.any()
+    assert (short.value < long.value).all()
 
 
 def test_an_unknown_second_derivative_is_refused() -> None:
