@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
@@ -72,10 +73,9 @@ _ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
-_ESCAPES['"'] = "''"
 
 
 def escape(text: str) -> str:
@@ -177,7 +177,9 @@ def _apply(layer: Network, x: str) -> str:
     if isinstance(layer, Affine):
         matrix = "A" if layer.weight_norm is None else f"{_WEIGHT_NORMS[layer.weight_norm]}(V)"
         gain = r"\operatorname{diag}(g)\," if layer.gain else ""
-        return rf"{gain}{matrix}\,{x if ' + ' not in x else bracketed}" + (r" + b\mathbf{1}^{\top}" if layer.bias else "")
+        return rf"{gain}{matrix}\,{x if ' + ' not in x else bracketed}" + (
+            r" + b\mathbf{1}^{\top}" if layer.bias else ""
+        )
     if isinstance(layer, Normalisation):
         gain = r"\operatorname{diag}(g)\," if layer.gain else ""
         shift = r" + b\mathbf{1}^{\top}" if layer.shift else ""
@@ -244,7 +246,12 @@ def _domain_table(domain: str, entries: Iterable[Entry]) -> str:
 
     def cell(b: Bound) -> str:
         text = _starred(b)
-        if sympy.count_ops(b.expression) <= LONGEST_CELL:
+        # cases and roots of minima cannot be broken over lines
+        rigid = any(
+            isinstance(e, sympy.Piecewise) or (isinstance(e, Pow) and e.base.has(Min))
+            for e in sympy.preorder_traversal(b.expression)
+        )
+        if not rigid and sympy.count_ops(b.expression) <= LONGEST_CELL:
             return f"${text}$"
         return f"({notes.setdefault(text, len(notes) + 1)})"
 
@@ -272,8 +279,10 @@ def _abbreviated(expr: Expr, depth: Symbol | None, names: dict[Expr, Symbol]) ->
             names[base] = Symbol(f"q_{len(names) + 1}" if names else "q", positive=True)
         return names[base] ** power.exp
 
-    expr = expr.replace(lambda e: isinstance(e, Pow) and e.exp.has(depth) and isinstance(e.base, sympy.Add | Max), letter)
-    return expr.subs({base: q for base, q in names.items()})
+    expr = expr.replace(
+        lambda e: isinstance(e, Pow) and e.exp.has(depth) and isinstance(e.base, sympy.Add | Max), letter
+    )
+    return expr.subs(names)
 
 
 def _eigenvalue(form: QuadraticForm, letter: str) -> tuple[str, list[tuple[str, Bound]]] | None:
@@ -295,7 +304,11 @@ def _composed_rows(landscape: Landscape) -> Iterable[str]:
 
     def written(b: Bound) -> str:
         text = expression(_abbreviated(b.expression, depth, names), b.sense)
-        return rf"$\displaystyle {text}$" if sympy.count_ops(b.expression) <= LONGEST else "(too long to print: see the JSON)"
+        return (
+            rf"$\displaystyle {text}$"
+            if sympy.count_ops(b.expression) <= LONGEST
+            else "(too long to print: see the JSON)"
+        )
 
     def limit(row: ComposedRow) -> str:
         return "--" if row.limit is None else rf"$\displaystyle {expression(row.limit, row.bound.sense)}$"
@@ -330,7 +343,7 @@ def _composed_rows(landscape: Landscape) -> Iterable[str]:
     title = code(describe(landscape.network)) + where
     yield rf"\multicolumn{{3}}{{@{{}}p{{\linewidth}}@{{}}}}{{{title}}} \\* \addlinespace"
     for cells in rows:
-        yield " & ".join(cells) + r" \\[3pt]"
+        yield " & ".join(cells) + r" \\[6pt]"
 
 
 COMPOSED_LEGEND = (
@@ -351,7 +364,9 @@ def composed_table(landscapes: Iterable[Landscape]) -> str:
         lines,
         r"Composed bounds over the whole depth: network $F$, loss $\ell$.",
     )
-    return f"\\begingroup\\footnotesize\\renewcommand{{\\arraystretch}}{{1.3}}\n{COMPOSED_LEGEND}\n\n{table}\n\\endgroup"
+    return (
+        f"\\begingroup\\footnotesize\\renewcommand{{\\arraystretch}}{{1.3}}\n{COMPOSED_LEGEND}\n\n{table}\n\\endgroup"
+    )
 
 
 def certificate_table(certificate: Certificate) -> str:
@@ -362,8 +377,14 @@ def certificate_table(certificate: Certificate) -> str:
         h = item.hypothesis
         name, before = ("" if h.name == before else code(h.name)), h.name
         value = escape(item.reason) if item.value is None else f"${_number(item.value)}$"
-        text = f"${expression(h.bound.expression, h.bound.sense)}$" if sympy.count_ops(h.bound.expression) <= LONGEST // 3 else "(long)"
-        rows.append(" & ".join([name, escape(h.statement), text, value, "holds" if item.holds else r"\textbf{fails}"]) + r" \\")
+        text = (
+            f"${expression(h.bound.expression, h.bound.sense)}$"
+            if sympy.count_ops(h.bound.expression) <= LONGEST // 3
+            else "(long)"
+        )
+        rows.append(
+            " & ".join([name, escape(h.statement), text, value, "holds" if item.holds else r"\textbf{fails}"]) + r" \\"
+        )
     columns = "".join(_P % w for w in (".33", ".22", ".22", ".09", ".06"))
     table = _longtable(columns, ["hypothesis", "statement", "bound", "value", ""], rows, "Theorem 1: hypotheses.")
     values = (
@@ -381,9 +402,9 @@ def certificate_table(certificate: Certificate) -> str:
 def _number(value: Any) -> str:
     """A float with four significant digits, or an infinity, for maths mode."""
     number = float(value)
-    if number != number:
+    if math.isnan(number):
         return r"\text{--}"
-    if number in (float("inf"), float("-inf")):
+    if math.isinf(number):
         return r"\infty" if number > 0 else r"-\infty"
     mantissa, _, power = f"{number:.4g}".partition("e")
     return rf"{mantissa}\cdot10^{{{int(power)}}}" if power else mantissa
@@ -410,7 +431,9 @@ def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
         lines.append(" & ".join(cells) + r" \\")
     head = ["network", "depth", "quantity", "sense", "bound", "measured", "tightness", "holds"]
     columns = r">{\raggedright\arraybackslash}p{.36\linewidth}rllrrrl"
-    table = _longtable(columns, head, lines, "Bounds beside the largest (lower bounds: least) value found by sampling and search.")
+    table = _longtable(
+        columns, head, lines, "Bounds beside the largest (lower bounds: least) value found by sampling and search."
+    )
     return f"\\begingroup\\small\n{table}\n\\endgroup"
 
 

@@ -70,11 +70,11 @@ def grouped(checked: Iterable[CheckedHypothesis]) -> list[CheckedHypothesis]:
         if match:
             numbers.setdefault(key, []).append(int(match.group(2)))
     out = []
-    for key, item in first.items():
-        if len(numbers.get(key, ())) > 1:
+    for group, item in first.items():
+        if len(numbers.get(group, ())) > 1:
             match = _NUMBERED.match(item.hypothesis.name)
             assert match is not None
-            name = f"{match.group(1) or ''}layers {_runs(numbers[key])}, {match.group(3)}"
+            name = f"{match.group(1) or ''}layers {_runs(numbers[group])}, {match.group(3)}"
             item = replace(item, hypothesis=replace(item.hypothesis, name=name))
         out.append(item)
     return out
