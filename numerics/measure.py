@@ -180,14 +180,12 @@ def _lanczos(
     budget = max(8, memory // max(1, batch * n * start.element_size()))
     capacity = min(n, max_iterations, budget)
     keep = max(1, capacity // 3)
-    basis = start.new_empty(batch, min(capacity, 32) + 1, n)
+    basis = start.new_empty(batch, capacity + 1, n)  # on a CPU, pages that no step reaches cost nothing
     projected = start.new_zeros(batch, capacity, capacity)  # lower triangle of basis H basis^T
     basis[:, 0] = normalised(start)
     size, fresh, step, check = 0, 0, 0, 12
     history: list[tuple[int, float]] = []
     while True:
-        if size + 1 == basis.shape[1]:
-            basis = torch.cat([basis, torch.empty_like(basis[:, : min(basis.shape[1], capacity - size)])], 1)
         # w = H q - alpha q - beta q_before, then once more against the whole basis; all of it right after a restart
         w = matvec(basis[:, size])
         size, step = size + 1, step + 1
@@ -204,8 +202,7 @@ def _lanczos(
                 other, _ = _orthogonalised(normalised(other), basis[:, :size])
             w = other.where(exhausted.unsqueeze(-1), w)
             norm = norm.masked_fill(exhausted, 0.0)
-        if size < basis.shape[1]:
-            basis[:, size] = normalised(w)
+        basis[:, size] = normalised(w)
         full = size == capacity
         if step < check and not full and step < max_iterations:
             continue
