@@ -272,9 +272,9 @@ def _exceeds(one: Expr, other: Expr) -> bool:
     """Whether `one >= other` for certain: every term of `other` has a term of `one` of its own that is at least as large."""
     if _at_least_one(one / other):
         return True
-    terms = list(sympy.Add.make_args(sympy.expand(one)))
-    if len(terms) == 1:
+    if not (one.is_Add or other.is_Add) or one.has(sympy.Min) or other.has(sympy.Min):
         return False
+    terms = list(sympy.Add.make_args(sympy.expand(one)))
     for needed in sympy.Add.make_args(sympy.expand(other)):
         match = next((t for t in terms if _at_least_one(t / needed)), None)
         if match is None:
@@ -297,7 +297,7 @@ def _product(first: Expr, second: Expr) -> Expr:
     """The product of non-negative expressions, carried into a minimum so that its members stay comparable."""
     for one, other in ((first, second), (second, first)):
         if isinstance(one, sympy.Min) and not other.has(sympy.Min):
-            return sympy.Min(*(member * other for member in one.args))
+            return sympy.Min(*(member * other for member in one.args), evaluate=False)
     return first * second
 
 
@@ -317,7 +317,8 @@ def minimum(*bounds: Bound) -> Bound:
     # flatten nested minima first, so that dominated members of those go as well
     members = _best([e for k in kept for e in (k.args if isinstance(k, sympy.Min) else (k,))])
     return Bound(
-        sympy.Min(*members),
+        # unevaluated: SymPy would compare all pairs again, which takes minutes for nested sums
+        members[0] if len(members) == 1 else sympy.Min(*members, evaluate=False),
         first.sense,
         assumptions=_union(*(options[k].assumptions for k in kept)),
         source="the best of several bounds",

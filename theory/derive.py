@@ -56,7 +56,7 @@ def derive(network: Network, features: FeatureBounds, domain: Domain = EVERYWHER
 
 def _sum(first: FeatureBounds, second: FeatureBounds) -> FeatureBounds:
     norms = {name: getattr(first, name) + getattr(second, name) for name in NORMS}
-    return FeatureBounds.from_norms(first.shape, norms, centred=first.centred and second.centred)
+    return FeatureBounds.of(first.shape, norms, centred=first.centred and second.centred)
 
 
 def _derive_symbolic(network: Repeat, features: FeatureBounds, domain: Domain) -> Derived:

@@ -125,7 +125,7 @@ class FeatureBounds:
         centred: bool = False,
         centred_samples: bool = False,
     ) -> FeatureBounds:
-        """From some of the norms by name; the others are filled in, and given ones improved, by what the others imply.
+        """From some of the norms by name; those not given are filled in by what the given ones imply.
 
         `operator <= frobenius`, `sample, feature <= operator`, `entry <= min(sample, feature)`, and
         `frobenius <= min(sqrt(samples) sample, sqrt(features) feature, sqrt(size) entry)`; options that another one certainly
@@ -144,8 +144,9 @@ class FeatureBounds:
             ("entry", (("sample", of_column), ("feature", of_row))),
         )
         for name, ways in routes:
-            options = [known[name]] if name in known else []
-            options += [known[via] * factor for via, factor in ways if via in known]
+            if name in known:
+                continue
+            options = [known[via] * factor for via, factor in ways if via in known]
             options = [o for o in options if o.expression is not S.Infinity] or options
             if not options:
                 raise ValueError(f"nothing is known that bounds the {name} norm: give one of {', '.join(NORMS)}")

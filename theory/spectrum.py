@@ -64,8 +64,10 @@ class Evaluated:
         return propagate(self.tree, zero, iter(direction), root_samples, lambda leaf: leaf.at)
 
 
-def evaluated(tree: Tree, values: Values) -> Evaluated:
+def evaluated(tree: Tree, values: Values, *, fed: bool = False) -> Evaluated:
     """Evaluate every leaf of a tree, checking all assumptions on the way.
+
+    `fed` says whether the tree's input depends on parameters; for fixed data it does not.
 
     Raises:
         ValueError: naming the assumption that fails or the symbol without value.
@@ -108,7 +110,7 @@ def evaluated(tree: Tree, values: Values) -> Evaluated:
             return Parallel(skip, branch), fed or fed_branch
         return leaf_numbers(node, fed), fed or node.has_parameters
 
-    converted, _ = convert(tree, False)
+    converted, _ = convert(tree, fed)
     return Evaluated(converted, count, infinite)
 
 

@@ -125,27 +125,10 @@ def test_a_quoted_fact_has_nothing_to_verify() -> None:
 # minimum: any subset of valid bounds is valid, so what must hold is: one of the given ones at every value
 
 
-factor = st.sampled_from(
-    [
-        S(1),
-        S(2),
-        S(1) / 3,
-        sqrt(S(2)),
-        x,
-        y,
-        1 / x,
-        N,
-        sqrt(N),
-        1 / N,
-        sqrt(d),
-        d**2,
-        1 / sqrt(d),
-        sqrt(1 - 1 / N),
-        sqrt(1 - 1 / d),
-        1 - 1 / N,
-    ]
-)
-monomial = st.lists(factor, min_size=1, max_size=4).map(sympy.prod)
+factor = st.sampled_from([S(1), S(2), S(1) / 3, sqrt(S(2)), x, y, 1 / x, N, sqrt(N), 1 / N, sqrt(d), d**2, 1 / sqrt(d)])
+# at most one share: its square is a difference, which is a finding below
+share = st.sampled_from([S(1), sqrt(1 - 1 / N), sqrt(1 - 1 / d)])
+monomial = st.builds(lambda factors, part: sympy.prod(factors) * part, st.lists(factor, min_size=1, max_size=4), share)
 sums = st.lists(monomial, min_size=1, max_size=3).map(lambda terms: sympy.Add(*terms))
 POINTS = [
     {x: sympy.Rational(*a), y: sympy.Rational(*b), N: n, d: k}
@@ -232,13 +215,12 @@ def test_powers_of_numbers_with_a_symbolic_exponent_are_compared(spec) -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, reason="terms of any sign are matched as if all were positive; valid, but the better one goes"
+    strict=True,
+    reason="terms of any sign are matched as if all were positive; still valid, but the better one is dropped",
 )
-@pytest.mark.parametrize(("better", "worse"), [(x * y - y, x * y), (5 * x - 3 * y, x - y / 3)], ids=str)
-def test_a_difference_is_not_dropped_for_its_first_term(better, worse) -> None:
-    values = {x: 2, y: 5}
-    kept = minimum(upper(better), upper(worse)).expression
-    assert kept.subs(values) == min(better.subs(values), worse.subs(values))
+@pytest.mark.parametrize(("better", "worse"), [(x * y - y, x * y), (1 - 1 / N, S(1))], ids=str)
+def test_a_difference_is_not_said_to_exceed_its_first_term(better, worse) -> None:
+    assert not _exceeds(better, worse)
 
 
 @pytest.mark.xfail(strict=True, reason="subs is sequential: a swap of two symbols collapses them")
