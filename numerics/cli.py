@@ -228,7 +228,10 @@ def _bounds_tables(found: query.Answer) -> list[RenderableType]:
         report.hypotheses_table(found.checked),
     ]
     if found.certificate is None:
-        return [*parts, f"Values and certificate need: {', '.join(found.missing)} (give them by --set, --samples or --features)."]
+        return [
+            *parts,
+            f"Values and certificate need: {', '.join(found.missing)} (give them by --set, --samples or --features).",
+        ]
     return [*parts, report.certificate_table(found.certificate)]
 
 

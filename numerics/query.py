@@ -168,7 +168,9 @@ def network_from(source: str) -> Network:
     """The network of a spec or of a file; a text that can only be a file name must name one."""
     path = Path(source)
     if "(" not in source and "," not in source and ("/" in source or path.suffix) and not path.is_file():
-        raise FileNotFoundError(f"network file {source} does not exist: give a file or a spec such as `affine(12), tanh, affine(10)`")
+        raise FileNotFoundError(
+            f"network file {source} does not exist: give a file or a spec such as `affine(12), tanh, affine(10)`"
+        )
     try:
         return read(source)
     except UnicodeDecodeError:
@@ -241,13 +243,21 @@ def _radius(text: str) -> Expr:
 def _check_data(known: Values, features: Expr, samples: Expr) -> None:
     """Norms of one matrix: `sigma_N <= x_0 <= x_F <= sqrt(min(features, samples)) x_0`, and `sigma_N > 0` needs `N <= features`."""
     low, top, total = (known.get(s) for s in (symbols.sigma, symbols.x_0, symbols.x_F))
-    for smaller, name, larger, other in ((low, "sigma", top, "x_0"), (top, "x_0", total, "x_F"), (low, "sigma", total, "x_F")):
+    for smaller, name, larger, other in (
+        (low, "sigma", top, "x_0"),
+        (top, "x_0", total, "x_F"),
+        (low, "sigma", total, "x_F"),
+    ):
         if smaller is not None and larger is not None and smaller > larger:
-            raise ValueError(f"data: {name} = {smaller} exceeds {other} = {larger}; no matrix has sigma <= x_0 <= x_F violated")
+            raise ValueError(
+                f"data: {name} = {smaller} exceeds {other} = {larger}; no matrix has sigma <= x_0 <= x_F violated"
+            )
     if features.is_Integer and samples.is_Integer:
         rank = sympy.Min(features, samples)
         if top is not None and total is not None and total**2 > rank * top**2:
-            raise ValueError(f"data: x_F = {total} exceeds sqrt({rank}) x_0 = {sympy.sqrt(rank) * top}; no matrix of rank {rank} has such norms")
+            raise ValueError(
+                f"data: x_F = {total} exceeds sqrt({rank}) x_0 = {sympy.sqrt(rank) * top}; no matrix of rank {rank} has such norms"
+            )
         if low is not None and low > 0 and samples > features:
             raise ValueError(
                 f"data: sigma = {low} > 0 with {samples} samples of {features} features: full column rank needs samples <= features"

@@ -271,10 +271,13 @@ def supremum(f: Expr, z: Symbol, low: Expr = S.NegativeInfinity, high: Expr = S.
         return _piecewise_supremum(f, z, low, high)
     if not f.has(z):
         return Extremum(f, True, 0.0, S.Zero, "constant")
+    exact = _exact_supremum(f, z, low, high)
+    if exact is not None:
+        return exact
     for end in (low, high):
         if end.is_infinite and sympy.limit(f, z, end) is S.Infinity:
             return Extremum(S.Infinity, True, 0.0, end, "diverges")
-    return _exact_supremum(f, z, low, high) or _enclosed_supremum(f, z, low, high)
+    return _enclosed_supremum(f, z, low, high)
 
 
 def _piecewise_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum:

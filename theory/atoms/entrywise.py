@@ -114,23 +114,33 @@ def _slope_range(name: str) -> Expr:
     return q
 
 
+_END = Symbol("b", positive=True)
+
+
 def slope_infimum_on(name: str, b: Expr) -> Expr:
     """A lower bound of `|phi'|` on `[-b, b]`, attained for `b` up to the first interior minimum of `phi'`."""
+    if b is S.Infinity:
+        return activation_facts(name).slope_inf.value
+    return _slope_infimum(name).subs(_END, b)
+
+
+@cache
+def _slope_infimum(name: str) -> Expr:
     facts = activation_facts(name)
-    if b is S.Infinity or facts.slope_inf.value == facts.slope.value:
+    if facts.slope_inf.value == facts.slope.value:
         return facts.slope_inf.value
     slope = sympy.diff(ACTIVATIONS[name], z)
     if slope.has(Piecewise):
         # the slope increases on every piece and across them, so the left end is the least
         rising = infimum(sympy.diff(slope, z), z).value >= 0 and not _jumps(slope)
         left_piece = sympy.piecewise_fold(slope).args[-1][0]
-        return left_piece.subs(z, -b) if rising else S.Zero
-    right, left = sympy.simplify(slope.subs(z, b)), sympy.simplify(slope.subs(z, -b))
+        return left_piece.subs(z, -_END) if rising else S.Zero
+    right, left = sympy.simplify(slope.subs(z, _END)), sympy.simplify(slope.subs(z, -_END))
     least = right if sympy.simplify(right - left) == 0 else sympy.Min(right, left)
     reach = _slope_range(name)
     if infimum(slope, z).value < 0:
         least = sympy.Max(0, least)
-    return least if reach is S.Infinity else Piecewise((least, b < reach), (S.Zero, True))
+    return least if reach is S.Infinity else Piecewise((least, _END < reach), (S.Zero, True))
 
 
 @dataclass(frozen=True)
