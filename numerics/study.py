@@ -138,7 +138,9 @@ def sampled(task: Task, realisation: Realisation) -> tuple[list[Comparison], np.
     ratios, curvatures, converged = [], [], True
     for chunk in theta.split(CHUNK):
         ratios.append(_gradient_ratio(realisation, chunk, x, targets))
-        curvature = hessian_lambda_max(loss, chunk, tolerance=1e-2, max_iterations=8, generator=generator(0, task.device))
+        curvature = hessian_lambda_max(
+            loss, chunk, tolerance=1e-2, max_iterations=8, generator=generator(0, task.device)
+        )
         curvatures.append(curvature.value)
         converged &= bool(curvature.converged.all())
     ratio, curvature_values = torch.cat(ratios), torch.cat(curvatures)

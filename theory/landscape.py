@@ -101,8 +101,9 @@ class Landscape:
         dominated = self.cost.gradient_domination(self.samples).substitute({gamma: symbols.ell})
         return (self.tangent_kernel_lambda_min * dominated).named("|grad ell|^2")
 
-    def evaluated(self, values: Values) -> Evaluated:
-        return evaluated(self.derived.tree, values)
+    def evaluated(self, values: Values, *, fed: bool = False) -> Evaluated:
+        """The tree of layer bounds as balls; `fed` includes the dependence on the input itself."""
+        return evaluated(self.derived.tree, values, fed=fed)
 
     def enclose(self, values: Values) -> Enclosures:
         """Rigorous values; linear time in the depth.
