@@ -54,8 +54,8 @@ class Budget:
     dense: int = 128
     restarts: int = 16
     search_steps: int = 100
-    starts: int = 96
-    descent_steps: int = 300
+    starts: int = 48
+    descent_steps: int = 500
 
 
 QUICK = Budget(networks=512, dense=32, restarts=8, search_steps=30, starts=24, descent_steps=60)
