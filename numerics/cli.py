@@ -34,8 +34,10 @@ class Lazy(NamedTuple):
     summary: str
 
 
-LAZY: dict[str, Lazy] = {}
-"""Commands imported only when they are called. To add one: `"verify": Lazy("numerics.verify", "app", "What it does.")`."""
+LAZY: dict[str, Lazy] = {
+    "verify": Lazy("numerics.verify", "app", "Derive, certify, sample, attack and descend: tables, figures and a verdict."),
+}
+"""Commands imported only when they are called."""
 
 
 class _LazyCommand(TyperCommand):
