@@ -67,11 +67,11 @@ def numbers(tree) -> tuple:
 
 
 def same(first: tuple, second: tuple) -> bool:
+    """Equality of rationals: with nine samples `sqrt N` is one as well."""
     forms = all(
-        a.keys() == b.keys() and all(sympy.simplify(a[key] - b[key]) == 0 for key in a)
-        for a, b in zip(first[:3], second[:3], strict=True)
+        a.keys() == b.keys() and all(a[key] == b[key] for key in a) for a, b in zip(first[:3], second[:3], strict=True)
     )
-    return forms and all(sympy.simplify(a - b) == 0 for a, b in zip(first[3:], second[3:], strict=True))
+    return forms and all(a == b for a, b in zip(first[3:], second[3:], strict=True))
 
 
 @settings(max_examples=25, deadline=None)

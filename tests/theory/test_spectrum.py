@@ -136,9 +136,18 @@ def test_an_oscillating_matrix_is_enclosed_narrowly() -> None:
 
 
 def test_depth_fifty_is_right() -> None:
-    tree = compose(*[record(S(101) / 100, S(1) / 2, S(1) / 3, S(1) / 5, S(1) / 7)] * 50)
-    top = np.linalg.eigvalsh(dense(tree, (0.0, 1.0, 0.0))).max()
-    ball = enclosure(tree)
+    j, d, xx, xt, tt = numbers = (S(101) / 100, S(1) / 2, S(1) / 3, S(1) / 5, S(1) / 7)
+    a, m = np.zeros(50), np.zeros((50, 50))
+    for e in np.eye(50):
+        m = (
+            float(j) * m
+            + float(xx) * np.outer(a, a)
+            + float(xt) * (np.outer(a, e) + np.outer(e, a))
+            + float(tt) * np.outer(e, e)
+        )
+        a = float(j) * a + float(d) * e
+    top = np.linalg.eigvalsh(m).max()
+    ball = enclosure(compose(*[record(*numbers)] * 50))
     assert float(ball.lower()) <= top * (1 + EIGH)
     assert top <= float(ball.upper()) * (1 + EIGH)
     assert float(ball.rad()) <= 1e-8 * top
