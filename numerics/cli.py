@@ -35,7 +35,9 @@ class Lazy(NamedTuple):
 
 
 LAZY: dict[str, Lazy] = {
-    "verify": Lazy("numerics.verify", "app", "Derive, certify, sample, attack and descend: tables, figures and a verdict."),
+    "verify": Lazy(
+        "numerics.verify", "app", "Derive, certify, sample, attack and descend: tables, figures and a verdict."
+    ),
 }
 """Commands imported only when they are called."""
 

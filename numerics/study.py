@@ -51,11 +51,11 @@ class Budget:
     """
 
     networks: int = 4096
-    dense: int = 128
+    dense: int = 96
     restarts: int = 16
-    search_steps: int = 100
+    search_steps: int = 80
     starts: int = 48
-    descent_steps: int = 500
+    descent_steps: int = 400
 
 
 QUICK = Budget(networks=512, dense=32, restarts=8, search_steps=30, starts=24, descent_steps=60)
@@ -127,8 +127,8 @@ def draw_networks(task: Task, realisation: Realisation) -> tuple[Tensor, list[st
     return theta[order], [str(labels[int(i)]) for i in order]
 
 
-def sampled(task: Task, realisation: Realisation) -> tuple[list[Comparison], np.ndarray]:
-    """Random networks: first-order quantities and curvature of all, exact spectra of a part."""
+def sampled(task: Task, realisation: Realisation) -> tuple[list[Comparison], np.ndarray, dict[str, Tensor]]:
+    """Random networks: first-order quantities and curvature of all, exact spectra of a part; violating networks are returned."""
     theta, labels = draw_networks(task, realisation)
     x, targets = task.data.X.to(task.device), task.data.labels.to(task.device)
 
@@ -137,7 +137,7 @@ def sampled(task: Task, realisation: Realisation) -> tuple[list[Comparison], np.
 
     ratios, curvatures, converged = [], [], True
     for chunk in theta.split(CHUNK):
-        ratios.append(_gradient_ratio(realisation, chunk, x, targets))
+        ratios.append(gradient_ratio(realisation, chunk, x, targets))
         curvature = hessian_lambda_max(
             loss, chunk, tolerance=1e-2, max_iterations=8, generator=generator(0, task.device)
         )
@@ -162,7 +162,13 @@ def sampled(task: Task, realisation: Realisation) -> tuple[list[Comparison], np.
         _row(task, "sampled", family.TRUNK_NORM, singular[:, 0], trunk_count),
         _row(task, "sampled", family.TRUNK_SIGMA, singular[:, -1], trunk_count, scale=float(singular.max())),
     ]
-    return rows, singular.cpu().numpy()
+    violating: dict[str, Tensor] = {}
+    for row in rows:
+        if not row.holds and "draw" in row.witness:
+            key = f"{row.architecture}/{row.depth}/sampled {row.quantity}"
+            row.witness["tensors"] = key
+            violating[f"{key}/theta"] = theta[row.witness["index"]]
+    return rows, singular.cpu().numpy(), violating
 
 
 def _second_row(task: Task, second: Measured, labels: list[str], count: int) -> Comparison:
@@ -170,7 +176,7 @@ def _second_row(task: Task, second: Measured, labels: list[str], count: int) -> 
     return _row(task, "sampled", family.SECOND, second.value, count, labels=labels, converged=done)
 
 
-def _gradient_ratio(realisation: Realisation, theta: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+def gradient_ratio(realisation: Realisation, theta: Tensor, x: Tensor, labels: Tensor) -> Tensor:
     """`|grad ell|^2 / |grad gamma|^2`, exactly what the PL-type inequality bounds from below, at every network."""
     point = theta.clone().requires_grad_(True)
     outputs = realisation(point, x)
@@ -272,11 +278,11 @@ def study(task: Task) -> Outcome:
     """Sample, search, and (where Theorem 1 certifies it) descend, for one configuration."""
     torch.set_num_threads(1)
     realisation = realise(parse(task.configuration.spec), Shape(task.data.features, task.data.samples))  # type: ignore[arg-type]
-    rows, singular = sampled(task, realisation)
-    witnesses: dict[str, np.ndarray] = {}
+    rows, singular, tensors = sampled(task, realisation)
     for row, arrays in searched(task, realisation):
         rows.append(row)
-        witnesses |= {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in arrays.items()}
+        tensors |= arrays
+    witnesses = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
     descent = None
     if task.step_size > 0:
         row, run = certified_descent(task, realisation)

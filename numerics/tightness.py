@@ -47,7 +47,7 @@ class TightnessTask:
     seed: int
     device: str
     steps: int = 300
-    restarts: int = 24
+    restarts: int = 16
 
 
 def tightness(task: TightnessTask) -> tuple[Comparison, ...]:

@@ -126,7 +126,7 @@ class Plan:
 
     @property
     def tightness_tasks(self) -> Iterator[TightnessTask]:
-        steps = 60 if self.quick else 300
+        steps = 60 if self.quick else 250
         for shape in ("chain", "residual"):
             for depth in self.depths:
                 yield TightnessTask(shape, depth, self.seed, self.device.type, steps)
