@@ -105,7 +105,8 @@ def descend(
     if not step_size > 0 or not decrease > 0:
         raise ValueError(f"step size {step_size}, decrease {decrease}: descent needs a certificate that holds")
     point = theta.clone()
-    losses, envelope = [], []
+    losses: list[Tensor] = []
+    envelope: list[Tensor] = []
     for step in range(steps + 1):
         point.requires_grad_(True)
         loss = cross_entropy(realisation(point, x), labels)
