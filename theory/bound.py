@@ -255,7 +255,9 @@ def _at_least_one(ratio: Expr) -> bool:
         base, exponent = factor.as_base_exp()
         share = 1 / (1 - base) if isinstance(base, sympy.Add) else None
         if base.is_number and base.is_real:
-            above = base >= 1 and exponent.is_nonnegative or base.is_positive and base <= 1 and exponent.is_nonpositive
+            above = (base >= 1 and exponent.is_nonnegative) or (
+                base.is_positive and base <= 1 and exponent.is_nonpositive
+            )
             if not above:
                 return False
         elif share is not None and share.is_Symbol and share.is_integer and share.is_positive:

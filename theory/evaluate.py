@@ -99,6 +99,11 @@ def enclose_expression(expression: Expr, values: Values) -> flint.arb:
             memo[node] = flint.arb.pos_inf()
         elif isinstance(node, sympy.Rational | sympy.Float):
             memo[node] = exact_ball(node)
+        elif isinstance(node, sympy.CRootOf):
+            approximate = node.eval_rational(n=50)
+            memo[node] = exact_ball(approximate) + flint.arb(
+                0, flint.arb(10) ** -49 * (1 + abs(exact_ball(approximate)))
+            )
         elif node is S.Pi:
             memo[node] = flint.arb.pi()
         elif node is S.Exp1:

@@ -26,6 +26,8 @@ GAP = 1e-11
 """Largest relative width that branch and bound leaves between the two ends of an enclosure."""
 TAIL = 60
 """Where branch and bound stops and the enclosure of the tails takes over."""
+BOXES = 20_000
+"""Most boxes that branch and bound may look into before it gives up (the activations need a few hundred)."""
 DIGITS = 12
 """Significant digits of the rational number that an enclosed extremum is rounded to, towards its safe side."""
 
@@ -108,7 +110,8 @@ def stationary_points(f: Expr, z: Symbol) -> list[Expr] | None:
     if slope.has(sympy.exp, sympy.tanh):
         attempts.append((_in_exponential(slope, z, t), sympy.log, (S.Zero, S.Infinity), t))
     for expression, inverse, (low, high), variable in attempts:
-        if expression is None or not expression.is_rational_function(variable):
+        leftover = variable is not z and expression is not None and expression.has(z)
+        if expression is None or leftover or not expression.is_rational_function(variable):
             continue
         numerator = sympy.fraction(sympy.together(expression))[0]
         if not numerator.has(variable):
@@ -134,8 +137,33 @@ def _is_periodic(f: Expr, z: Symbol) -> bool:
     return f.has(sympy.sin, sympy.cos) and sympy.simplify(f.subs(z, z + 2 * sympy.pi) - f) == 0
 
 
+_SMOOTH = (sympy.exp, sympy.tanh, sympy.sin, sympy.cos, sympy.erf, sympy.atan, sympy.cosh, sympy.sinh, sympy.sech)
+"""Functions without singularities on the line."""
+
+
+def _has_no_pole(f: Expr, z: Symbol, low: Expr, high: Expr) -> bool:
+    """Whether `f` is certainly finite inside `(low, high)`: known functions, and denominators and logarithms away from zero."""
+    unknown = [e for e in f.atoms(sympy.Function) if e.has(z) and not isinstance(e, (*_SMOOTH, sympy.log))]
+    critical = [e.args[0] for e in f.atoms(sympy.log) if e.has(z)]
+    critical += [e.base for e in f.atoms(sympy.Pow) if e.has(z) and e.base != S.Exp1 and not e.exp.is_nonnegative]
+    critical += [e.base for e in f.atoms(sympy.Pow) if e.has(z) and e.base != S.Exp1 and not e.exp.is_integer]
+    return not unknown and all(_is_never_zero(e, z, low, high) for e in critical)
+
+
+def _is_never_zero(e: Expr, z: Symbol, low: Expr, high: Expr) -> bool:
+    if e.is_nonzero:  # a sum of positive terms, for instance
+        return True
+    if not e.is_polynomial(z):
+        return False
+    return not any(low < root < high for root in _real_roots(Poly(e, z)))
+
+
 def _exact_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum | None:
-    points = stationary_points(f, z)
+    trigonometric = f.has(sympy.sin, sympy.cos)
+    whole_line = low is S.NegativeInfinity and high is S.Infinity
+    if trigonometric and not (whole_line and _is_periodic(f, z)):
+        return None  # the zeros below are those of one period
+    points = stationary_points(f, z) if _has_no_pole(f, z, low, high) else None
     if points is None:
         return None
     inner = [
@@ -144,7 +172,7 @@ def _exact_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum | Non
         if (low is S.NegativeInfinity or _ball(p) > _ball(low)) and (high is S.Infinity or _ball(p) < _ball(high))
     ]
     ends = []
-    if not (_is_periodic(f, z) and low is S.NegativeInfinity):
+    if not trigonometric:
         ends = [
             (sympy.limit(f, z, end, dir) if end.is_infinite or not f.subs(z, end).is_finite else f.subs(z, end), end)
             for end, dir in ((low, "+"), (high, "-"))
@@ -218,10 +246,14 @@ def _enclosed_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum:
         radius = (right - left).upper() / 2
         box = flint.arb(middle, radius)
         at_middle = enclose_expression(f, {z: middle})
-        best_low = best_low.max(at_middle.lower())
+        if at_middle.is_finite():
+            best_low = best_low.max(at_middle.lower())
         top = enclose_expression(f, {z: box}).upper()
         mean_value = at_middle + enclose_expression(slope, {z: box}) * flint.arb(0, radius)
-        top = top.min(mean_value.upper()) if mean_value.is_finite() else top
+        if not top.is_finite():
+            top = flint.arb.pos_inf()  # a box without an enclosure is looked into, never passed over
+        if mean_value.is_finite():
+            top = top.min(mean_value.upper())
         count += 1
         heapq.heappush(heap, (-float(top), count, top, left, right))
 
@@ -233,9 +265,9 @@ def _enclosed_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum:
         _, _, top, left, right = heap[0]
         ceiling = top.max(tails)
         scale = abs(best_low).max(flint.arb(1e-300))
-        if ceiling - best_low <= GAP * scale or tails >= top:
+        if top.is_finite() and (ceiling - best_low <= GAP * scale or tails >= top):
             break
-        if count > 200_000:
+        if count > BOXES or best_low > 1e100:
             raise NotImplementedError(f"branch and bound did not close the gap for {f}")
         heapq.heappop(heap)
         middle = ((left + right) / 2).mid()
@@ -289,9 +321,13 @@ def _piecewise_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum:
         piece = remaining & (condition.as_set() if condition not in (True, S.true) else S.Reals)
         remaining = remaining - piece
         for interval in piece.args if isinstance(piece, sympy.Union) else (piece,):
-            if not isinstance(interval, sympy.Interval):
+            if isinstance(interval, sympy.Interval):
+                here = supremum(value, z, interval.start, interval.end)
+            elif isinstance(interval, sympy.FiniteSet) and len(interval) == 1:
+                (point,) = interval
+                here = Extremum(value.subs(z, point), True, 0.0, point, "a piece of one point")
+            else:
                 continue
-            here = supremum(value, z, interval.start, interval.end)
             if best is None or _larger((here.value, S.Zero), (best.value, S.One))[1] == 0:
                 best = here
     if best is None:

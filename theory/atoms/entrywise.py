@@ -140,7 +140,7 @@ def _slope_infimum(name: str) -> Expr:
     reach = _slope_range(name)
     if infimum(slope, z).value < 0:
         least = sympy.Max(0, least)
-    return least if reach is S.Infinity else Piecewise((least, _END < reach), (S.Zero, True))
+    return least if reach is S.Infinity else Piecewise((least, reach > _END), (S.Zero, True))
 
 
 @dataclass(frozen=True)
