@@ -226,7 +226,10 @@ def _bounds_document(found: query.Answer) -> str:
 
 
 def _bounds_tables(found: query.Answer) -> list[RenderableType]:
-    title = f"{describe(found.closed.network)}; data {found.closed.features} x {found.closed.samples}; {found.closed.domain}"
+    at = "".join(f"; values at {name} = {value}" for name, value in found.at.items())
+    title = (
+        f"{describe(found.network)}; data {found.closed.features} x {found.closed.samples}; {found.closed.domain}{at}"
+    )
     parts: list[RenderableType] = [
         report.bounds_table(found.rows, found.values, title),
         report.hypotheses_table(found.checked),

@@ -24,6 +24,9 @@ from theory.summary import ComposedRow, composed, grouped, unchecked
 UNROLLED = 2
 """A block repeated more often than this is not unrolled in closed forms: they are taken in a symbolic depth, then substituted."""
 
+DEEPEST = 64
+"""A depth beyond is not put into closed forms, which stay in `L`: SymPy would expand powers of that degree to simplify them."""
+
 Values = Mapping[Symbol, Expr]
 
 
@@ -32,17 +35,22 @@ class Answer:
     """Composed bounds of a network, in closed form and as numbers, and Theorem 1's hypotheses.
 
     Attributes:
-        closed: the landscape of the closed forms; `landscape` is that of the values, with every known value put in.
+        network: the description that was asked about.
+        closed: the landscape of the closed forms, every long repetition in a symbolic depth.
+        landscape: that of the values, with every known value put in.
         rows: closed forms, with limits where the depth is symbolic.
+        at: values of symbols of the closed forms that are too large to be put into them.
         values: the rigorous value of each row, by name; empty where a symbol has no value.
         missing: the names of those symbols.
         checked: the hypotheses, with values where all symbols have one.
         certificate: None where a symbol has no value.
     """
 
+    network: Network
     closed: Landscape
     landscape: Landscape
     rows: tuple[ComposedRow, ...]
+    at: Mapping[str, int]
     values: Mapping[str, float]
     missing: tuple[str, ...]
     checked: tuple[CheckedHypothesis, ...]
@@ -55,10 +63,11 @@ class Answer:
         """The answer as plain data; expressions are SymPy text (read with `sympify(text, locals=theory.symbols.KNOWN)`)."""
         certificate = self.certificate
         return {
-            "network": describe(self.closed.network),
+            "network": describe(self.network),
             "features": str(self.closed.features),
             "samples": str(self.closed.samples),
             "domain": str(self.closed.domain),
+            "at": dict(self.at),
             "missing": list(self.missing),
             "bounds": {
                 row.name: {
@@ -144,15 +153,15 @@ def ask(
 
     symbolic, times = _symbolic_times(network)
     closed = landscape(symbolic, width, count, domain=domain)
-    put_in = {**times, **{s: known[s] for s in (symbols.L, symbols.N) if s in known}}
-    rows = composed(closed, limits=not put_in.keys() - {symbols.N})
-    if put_in:
-        rows = [replace(row, bound=_substituted(row.bound, put_in)) for row in rows]
+    depths = {**times, **({symbols.L: known[symbols.L]} if symbols.L in known else {})}
+    put_in = {symbol: value for symbol, value in depths.items() if value <= DEEPEST}
+    rows = composed(closed, limits=not depths)
+    rows = [replace(row, bound=_substituted(row.bound, put_in)) for row in rows]
+    at = {symbol.name: int(value) for symbol, value in depths.items() if symbol not in put_in}
     here = landscape(substitute(network, known), width, count, domain=domain)
     missing = tuple(sorted(s.name for s in _needed(here) - set(known)))
-    shown = replace(closed, network=network)
     if missing:
-        return Answer(shown, here, tuple(rows), {}, missing, tuple(unchecked(hypotheses(here))), None)
+        return Answer(network, closed, here, tuple(rows), at, {}, missing, tuple(unchecked(hypotheses(here))), None)
     certificate = certify(here, {**known, symbols.N: count})
     constants = certificate.constants
     values = {
@@ -161,7 +170,7 @@ def ask(
         "smoothness_constant": upper_float(constants.smoothness),
         "tangent_kernel_lambda_min": max(0.0, lower_float(constants.lambda_min)),
     }
-    return Answer(shown, here, tuple(rows), values, (), certificate.checked, certificate)
+    return Answer(network, closed, here, tuple(rows), at, values, (), certificate.checked, certificate)
 
 
 def network_from(source: str) -> Network:
@@ -267,6 +276,7 @@ def _check_data(known: Values, features: Expr, samples: Expr) -> None:
 def _symbolic_times(network: Network) -> tuple[Network, dict[Symbol, Expr]]:
     """The description with long concrete repetitions in a symbol each, and the values of those symbols."""
     times: dict[Symbol, Expr] = {}
+    used = _free(network)
 
     def visit(part: Network) -> Network:
         if isinstance(part, Chain):
@@ -276,7 +286,8 @@ def _symbolic_times(network: Network) -> tuple[Network, dict[Symbol, Expr]]:
         if isinstance(part, Repeat):
             count = part.times
             if count.is_Integer and count > UNROLLED:
-                count = Symbol(f"L_{len(times) + 1}", integer=True, positive=True)
+                plain = symbols.L not in used and symbols.L not in times
+                count = symbols.L if plain else Symbol(f"L_{len(times) + 1}", integer=True, positive=True)
                 times[count] = part.times
             return Repeat(visit(part.block), count)
         return part

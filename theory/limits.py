@@ -9,6 +9,7 @@ minima and maxima of such functions follow by continuity. `sympy.limit` is asked
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import sympy
 from sympy import Expr, Max, Min, Piecewise, Pow, S, Symbol
@@ -25,6 +26,7 @@ class _Undecided(Exception):
     """No limit within reason."""
 
 
+@lru_cache(maxsize=256)
 def depth_limit(bound: Bound, L: Symbol) -> Expr | None:
     """The limit of a bound's expression as `L -> oo`, or None where it is not found within reason.
 
