@@ -102,7 +102,7 @@ class Bound:
 
     def __post_init__(self) -> None:
         expression = sympy.sympify(self.expression)
-        if expression.has(S.NaN) or expression.is_negative:
+        if expression.has(S.NaN, S.ComplexInfinity, S.NegativeInfinity) or expression.is_negative:
             raise ValueError(
                 f"bound on {self.quantity or 'a quantity'}: expression {expression} is not a non-negative number; "
                 "bounds speak of norms, singular values and eigenvalues of Gram matrices only"
@@ -141,12 +141,17 @@ class Bound:
             parents=parents,
         )
 
+    def _assuming(self, other: Bound) -> Bound:
+        """This bound, under the assumptions of `other` as well."""
+        assumptions = _union(self.assumptions, other.assumptions)
+        return self if assumptions == self.assumptions else replace(self, assumptions=assumptions)
+
     def __add__(self, other: Any) -> Bound:
         other = self._lift(other)
         if other.expression == 0:
-            return self
+            return self._assuming(other)
         if self.expression == 0:
-            return other
+            return other._assuming(self)
         infinite = S.Infinity in (self.expression, other.expression)
         return self._combine(other, S.Infinity if infinite else self.expression + other.expression, "sum")
 
@@ -155,9 +160,9 @@ class Bound:
             return NotImplemented
         other = self._lift(other)
         if other.expression == 1:
-            return self
+            return self._assuming(other)
         if self.expression == 1 and other.quantity != "exact":
-            return other
+            return other._assuming(self)
         # a factor that is zero is zero whatever the other one is, an unbounded one included
         if self.expression == 0 or other.expression == 0:
             return self._combine(other, S.Zero, "product")
@@ -188,7 +193,7 @@ class Bound:
         """The bound at given values of its symbols (exact numbers or expressions); assumptions are substituted with it."""
         return replace(
             self,
-            expression=self.expression.subs(values),
+            expression=self.expression.subs(values, simultaneous=True),
             assumptions=tuple(a.substitute(values) for a in self.assumptions),
             source=f"{self.source} at {', '.join(f'{k} = {v}' for k, v in values.items())}",
             parents=(self,),

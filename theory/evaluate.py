@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -185,7 +186,10 @@ def enclose(bound: Bound, values: Values) -> flint.arb:
         ValueError: naming the assumption that fails, or the symbol that has no value.
     """
     check(bound.assumptions, values, of=str(bound.quantity or bound.expression))
-    return enclose_expression(bound.expression, values)
+    ball = enclose_expression(bound.expression, values)
+    if ball.is_nan():
+        raise ValueError(f"{bound} is undefined at {dict(values)} (0 times or over an infinity, or nan): give finite values")
+    return ball
 
 
 def upper_float(ball: flint.arb) -> float:
@@ -197,6 +201,8 @@ def upper_float(ball: flint.arb) -> float:
 def lower_float(ball: flint.arb) -> float:
     """The largest float that is certainly not above the ball."""
     value = float(ball.lower())
+    if value == math.inf and ball.lower().is_finite():
+        return sys.float_info.max
     return math.nextafter(value, -math.inf) if math.isfinite(value) and exact_ball(value) > ball.lower() else value
 
 

@@ -130,7 +130,7 @@ class Landscape:
             largest_eigenvalue(numbers, Weights(outer=smooth, by_sample=sample_gradient / samples), root)
             if finite
             else unbounded,
-            regularity_numbers(self.evaluated(values, fed=True)).lambda_min,
+            regularity_numbers(numbers).lambda_min,
         )
 
 

@@ -40,10 +40,14 @@ _ZERO, _ONE = flint.arb(0), flint.arb(1)
 
 @dataclass(frozen=True)
 class Numbers:
-    """A leaf's coefficients as balls, with the index of its parameter (None without one) and its place among the leaves."""
+    """A leaf's coefficients as balls, with the index of its parameter (None without one).
+
+    In `at` what multiplies zero (no parameter before this leaf) is zero; `whole` is what the leaf says, for the regularity fold.
+    """
 
     at: Coefficients
     parameter: int | None
+    whole: Coefficients
 
     @property
     def has_parameters(self) -> bool:
@@ -90,12 +94,12 @@ def evaluated(tree: Tree, values: Values, *, fed: bool = False) -> Evaluated:
 
     def leaf_numbers(leaf: Any, fed: bool) -> Numbers:
         nonlocal infinite
-        here = coefficients(leaf, ball)
+        here = whole = coefficients(leaf, ball)
         if not fed:
             # nothing before this layer depends on a parameter: J, XX and XT multiply zero
             here = replace(here, J=_ZERO, XX=_ZERO, XT=_ZERO)
         infinite |= any(not value.is_finite() for value in (here.J, here.D, here.XX, here.XT, here.TT))
-        return Numbers(here, next(parameter) if leaf.has_parameters else None)
+        return Numbers(here, next(parameter) if leaf.has_parameters else None, whole)
 
     def convert(node: Any, fed: bool) -> tuple[Any, bool]:
         if isinstance(node, Series):
@@ -240,7 +244,7 @@ def _subtract(lower: flint.arb, upper: flint.arb) -> flint.arb:
     return gap.max(_ZERO) if gap.is_finite() else _ZERO
 
 
-_BALLS = Algebra(lambda leaf: leaf.at, _ONE, _ONE, _ZERO, _subtract)
+_BALLS = Algebra(lambda leaf: leaf.whole, _ONE, _ONE, _ZERO, _subtract)
 
 
 def regularity_numbers(network: Evaluated) -> Regularity:

@@ -52,7 +52,7 @@ def records(draw: Any) -> LayerBounds:
 trees = st.recursive(
     records(),
     lambda inner: st.lists(inner, max_size=3).map(lambda m: compose(*m)) | inner.map(lambda b: Parallel(SKIP, b)),
-    max_leaves=5,
+    max_leaves=4,
 )
 
 
@@ -74,7 +74,7 @@ def same(first: tuple, second: tuple) -> bool:
     return forms and all(a == b for a, b in zip(first[3:], second[3:], strict=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(trees, trees, trees)
 def test_composition_is_associative(a, b, c) -> None:
     left, right = Series((Series((a, b)), c)), Series((a, Series((b, c))))
@@ -82,7 +82,7 @@ def test_composition_is_associative(a, b, c) -> None:
     assert same(numbers(left), numbers(compose(a, b, c)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(trees)
 def test_the_identity_layer_and_the_empty_series_are_neutral(a) -> None:
     assert same(numbers(compose(SKIP, a)), numbers(a))
@@ -90,7 +90,7 @@ def test_the_identity_layer_and_the_empty_series_are_neutral(a) -> None:
     assert same(numbers(compose(compose(), a, compose())), numbers(a))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(trees)
 def test_the_rule_for_the_loss_is_never_worse_than_root_n_times_the_plain_one(tree) -> None:
     jet = jet_of(tree, SAMPLES, by_input=True)
@@ -99,7 +99,7 @@ def test_the_rule_for_the_loss_is_never_worse_than_root_n_times_the_plain_one(tr
         assert entry.expression >= jet.second[key].expression  # nor better than what a single sample needs
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(records(), min_size=1, max_size=4))
 def test_without_coupling_the_pure_input_curvature_sums_without_loss(members) -> None:
     tree = compose(*(replace(m, sample_wise=True) for m in members))
@@ -134,7 +134,7 @@ def test_the_rule_is_exact_for_positive_scalar_layers_and_a_residual() -> None:
             assert jet.second[i, l].expression == sympy.diff(whole, v, w).subs(at)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(rational, min_size=6, max_size=6), st.sampled_from([1, 2, 3]))
 def test_the_closed_largest_eigenvalue_is_exact_up_to_two_indices_and_above_beyond(entries, size) -> None:
     pairs = [(i, l) for i in range(size) for l in range(i, size)]

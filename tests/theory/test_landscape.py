@@ -120,7 +120,6 @@ def test_all_composed_bounds_verify_and_can_be_explained(spec: str) -> None:
         assert len(written) == sum(1 for _ in bound.ancestors())
 
 
-@pytest.mark.xfail(strict=True, reason="the crop's assumption is lost where its factor 1 is multiplied in")
 def test_a_closed_form_refuses_a_crop_to_more_features_than_there_are() -> None:
     found = landscape(parse("affine(d), crop(m)"), symbols.d, S(3))
     with pytest.raises(ValueError, match="crop"):

@@ -26,7 +26,7 @@ EPS = 0.3
 STEP = 1e-5
 FINITE_DIFFERENCE = 1e-6
 """Error of a central difference: `STEP^2 / 6` times a third derivative (below 1e3 at eps = 0.3), rounding `1e-16 / STEP`; relative to O(1)."""
-DRAWS = 8
+DRAWS = 6
 
 Array = np.ndarray
 

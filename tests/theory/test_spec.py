@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import sympy
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sympy import S, sqrt
 
@@ -123,6 +124,8 @@ def test_a_bad_spec_gives_one_line_that_names_the_offender(text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="tanhreluscp()=,.[]{}'* \n#1:/", max_size=20))
 def test_no_text_makes_the_parser_fail_in_another_way(text: str) -> None:
+    depths = itertools.accumulate(text, lambda depth, letter: depth + (letter == "(") - (letter == ")"), initial=0)
+    assume(min(depths) >= 0)  # a bracket closed before it was opened is a finding below
     try:
         network = parse(text)
     except ValueError as error:
@@ -196,7 +199,7 @@ def test_numbers_that_are_none_are_refused(text: str) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="SymPy's own exceptions come through")
-@pytest.mark.parametrize("text", ["affine(None)", "affine(b'3')", "affine(sqrt)", "scale(" + "-" * 400 + "1)"])
+@pytest.mark.parametrize("text", ["affine(None)", "affine(b'3')", "affine(sqrt)", ")(1", "scale(" + "-" * 400 + "1)"])
 def test_what_is_no_number_is_refused_as_such_whatever_it_is(text: str) -> None:
     with pytest.raises(ValueError, match="network spec"):
         parse(text)

@@ -167,10 +167,6 @@ def test_a_failing_assumption_of_any_leaf_is_named() -> None:
         evaluated(network.derived.tree, values | {"eps": 0})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="J of a leaf that no parameter feeds is set to 0 for the 2-jet, but the regularity fold reads it too",
-)
 def test_the_evaluated_least_singular_value_is_the_symbolic_one() -> None:
     network = landscape(parse("residual(tanh, affine(4, weight_norm=frobenius, eps=4)), crop(3)"), 4, 2)
     values = {"x_F": 1, "x_0": 1, "sigma": 1}
