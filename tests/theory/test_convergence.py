@@ -188,8 +188,17 @@ def test_more_samples_than_features_are_refused() -> None:
     assert not found.certified
 
 
-@pytest.mark.xfail(strict=True, reason="values are taken whatever the declaration of their symbol")
-@pytest.mark.parametrize("values", [{"N": 2.5}, {"N": 0}, {"x_F": -1}, {"x_0": 3, "x_F": 2}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"N": 0},
+        *(
+            pytest.param(v, marks=pytest.mark.xfail(strict=True, reason="taken whatever the declaration of its symbol"))
+            for v in ({"N": 2.5}, {"x_F": -1}, {"x_0": 3, "x_F": 2})
+        ),
+    ],
+    ids=str,
+)
 def test_impossible_data_are_refused_by_name(values: dict) -> None:
     network = landscape(parse("affine(4), crop(2)"), S(WIDTH))
     with pytest.raises(ValueError, match=next(iter(values))):
