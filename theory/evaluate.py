@@ -188,7 +188,9 @@ def enclose(bound: Bound, values: Values) -> flint.arb:
     check(bound.assumptions, values, of=str(bound.quantity or bound.expression))
     ball = enclose_expression(bound.expression, values)
     if ball.is_nan():
-        raise ValueError(f"{bound} is undefined at {dict(values)} (0 times or over an infinity, or nan): give finite values")
+        raise ValueError(
+            f"{bound} is undefined at {dict(values)} (0 times or over an infinity, or nan): give finite values"
+        )
     return ball
 
 

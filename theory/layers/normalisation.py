@@ -43,9 +43,11 @@ class Normalisation(Layer):
     def claims(self, features: FeatureBounds, domain: Domain) -> frozenset[str]:
         if domain.radius is not S.Infinity:
             return frozenset()
+        # a single row of a matrix with centred columns holds at most the share 1 - 1/d of its square: layer norm's XT is not attained
+        rowwise = frozenset({"input_param"} if self.gain and self.centred and self.axis == "features" else ())
         if features.frobenius.expression is S.Infinity:
-            return frozenset(QUANTITIES)
-        return frozenset({"input_jacobian_norm", "input_param", "param_param", "tangent_kernel_lambda_min"})
+            return frozenset(QUANTITIES) - rowwise
+        return frozenset({"input_jacobian_norm", "input_param", "param_param", "tangent_kernel_lambda_min"}) - rowwise
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
         length = shape.samples if self.axis == "samples" else shape.features
