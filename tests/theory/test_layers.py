@@ -216,6 +216,17 @@ def test_the_bounds_without_limits_hold_for_large_and_small_arguments(spec: str)
                 assert value >= evaluate(bound, {}) * (1 - FINITE_DIFFERENCE) - FINITE_DIFFERENCE, (name, draw)
 
 
+@pytest.mark.parametrize("spec", CASES)
+def test_a_layer_is_called_sample_wise_exactly_where_no_column_depends_on_another(spec: str) -> None:
+    case, rng = CASES[spec], np.random.default_rng(19)
+    bounds = collapse(derive(parse(spec), FeatureBounds.unbounded(Shape(D, N))).tree, S(N))
+    measured = Measured(case, rng.standard_normal((D, N)), [rng.standard_normal(shape) for shape in case.shapes])
+    by_input = measured.first[:, : D * N].reshape(-1, N, D, N)
+    between = by_input * (1 - np.eye(N))[:, None, :]
+    # the complex step is exact to rounding: no coupling gives zeros, coupling through a mean gives entries of order 1 / N
+    assert bounds.sample_wise is bool(np.abs(between).max() < 1e-12)
+
+
 def test_the_measuring_refutes_a_bound_shrunk_by_five_per_cent() -> None:
     # RMS normalisation attains all its constants: the Jacobian 1 / sqrt(eps) near 0 and the second derivative at |u|^2 = d eps / 4
     case, rng = CASES["rms_norm(eps=3/10)"], np.random.default_rng(17)

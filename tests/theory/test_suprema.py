@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from sympy import Eq, Piecewise, S, Symbol, cos, exp, oo, pi, sin, sqrt, tan, tanh
 
 from theory.atoms.entrywise import ACTIVATIONS, activation_facts, slope_infimum_on, z
-from theory.suprema import Extremum, infimum, stationary_points, supremum, supremum_abs, supremum_on_unit_square
+from theory.suprema import (
+    Extremum,
+    _larger,
+    infimum,
+    stationary_points,
+    supremum,
+    supremum_abs,
+    supremum_on_unit_square,
+)
 
 GRID = np.linspace(-12, 12, 48_001)
 """Spacing 5e-4: with `|f''| <= 10` a grid maximum is within `10 (2.5e-4)^2 / 2 < 4e-7` of the true one; TOUCH allows 1e-6."""
@@ -173,6 +181,13 @@ def test_the_supremum_on_the_unit_square_agrees_with_a_grid() -> None:
     assert values.max() <= float(found.value) + ROUNDING
     assert values.max() >= float(found.value) - 4 / 800
     assert sympy.simplify(f.subs({x: found.at[0], y: found.at[1]}) - found.value) == 0
+
+
+def test_candidates_closer_than_the_working_precision_are_refused_unless_they_are_equal() -> None:
+    close = sqrt(S(2)) + S(10) ** -60
+    with pytest.raises(NotImplementedError, match="cannot tell"):
+        _larger((sqrt(S(2)), S(0)), (close, S(1)))
+    assert _larger((sqrt(S(8)), S(0)), (2 * sqrt(S(2)), S(1)))[1] == 0
 
 
 def test_what_cannot_be_proven_is_refused() -> None:
