@@ -1,5 +1,56 @@
-"""One torch thread, and double precision by explicit dtype: small batched operations are slower and noisier on several threads."""
+"""One torch thread, and the report table: every check leaves rows through the fixture `leave`, printed at the end."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 
+from numerics.report import write_results
+
 torch.set_num_threads(1)
+KEYS = ("claim", "leg", "bound", "measured", "tightness", "verdict")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--report", default=None, help="folder for the paper checks' rows (paper_checks.json)")
+
+
+@pytest.fixture()
+def leave(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """`leave(claim, leg, bound, measured)`: one row of the report; an upper bound, or a lower one with `lower=True`."""
+
+    def row(claim: str, leg: str, bound: object, measured: object = None, *, lower: bool = False) -> None:
+        holds, tightness = True, None
+        if isinstance(bound, float | int) and isinstance(measured, float | int):
+            low, high = (bound, measured) if lower else (measured, bound)
+            tightness = low / high if high else None
+            holds = low <= high * (1 + 1e-9)
+        verdict = "holds" if holds else "FAILS"
+        record_property(
+            "paper_check", dict(zip(KEYS, (claim, leg, str(bound), measured, tightness, verdict), strict=True))
+        )
+        assert holds, f"{claim} ({leg}): {measured} against {bound}"
+
+    return row
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    reports = [
+        r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, []) if hasattr(r, "user_properties")
+    ]
+    rows = [value for report in reports for name, value in report.user_properties if name == "paper_check"]
+    if not rows:
+        return
+    terminalreporter.section("paper checks")
+    for row in rows:
+        numbers = " ".join(
+            f"{row[k]:.4g}" if isinstance(row[k], float) else str(row[k]) for k in ("measured", "tightness")
+        )
+        terminalreporter.write_line(
+            f"{row['verdict']:6} {row['leg']:9} {row['claim']}: bound {row['bound'][:60]}; measured, tightness: {numbers}"
+        )
+    folder = config.getoption("--report")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_results(Path(folder) / "paper_checks.json", {"paper": "arXiv 2210.05371"}, rows)

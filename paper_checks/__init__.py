@@ -1,0 +1,1 @@
+"""Claims of papers, each on three legs: derived, measured, searched."""
