@@ -6,8 +6,9 @@ An instrument that cannot refute these proves nothing by finding no violation el
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import sympy
@@ -51,10 +52,12 @@ class Case:
     true: float
     project: Callable[[list[Tensor]], list[Tensor]] | None = None
     lowest: bool = False
+    scale: float = 1.0
 
+    @cache
     def search(self) -> Found:
         source = generator(SEED)
-        start = [torch.randn(RESTARTS, *shape, generator=source, dtype=DTYPE) for shape in self.shapes]
+        start = [self.scale * torch.randn(RESTARTS, *shape, generator=source, dtype=DTYPE) for shape in self.shapes]
         return maximise(self.objective, start, self.project, STEPS, RATE, source, lowest=self.lowest)
 
 
@@ -168,7 +171,7 @@ TANGENTIAL = 2 * math.sqrt(3) / 9
 """`sup r / (1 + r^2)^{3/2}`, the radial map's second derivative along tangential directions alone; the radial one is 2.2 times it."""
 
 CASES = [
-    Case("sigma_max(tanh Z) <= sigma_max(Z)", tanh_gain, ((3, 3),), 1.0, math.sqrt(3)),
+    Case("sigma_max(tanh Z) <= sigma_max(Z)", tanh_gain, ((6, 6),), 1.0, math.sqrt(6)),
     layer_case("GELU is 1-Lipschitz", Activation("gelu"), "input_jacobian_norm", 1.0),
     layer_case("SiLU is 1-Lipschitz", Activation("silu"), "input_jacobian_norm", 1.0),
     layer_case("softmax's Jacobian is at most 1/4", SoftmaxLayer(), "input_jacobian_norm", 0.25),
@@ -213,24 +216,20 @@ def test_the_exact_least_split_is_reached(value: sympy.Rational) -> None:
     """`m_N` itself is neither undercut by the search nor missed by it."""
     exact = lower_float(exact_least_split(SAMPLES, exact_ball(value)))
     best = split_case("exact", least_split, value).search().best
-    assert exact * (1 - ROUNDING) <= best <= exact * (1 + 1e-6)
+    # at gamma = 2 the objective is flat to 1e-3: the minimiser has nine tenths of its losses where 1 - e^-c is nearly 1
+    assert exact * (1 - ROUNDING) <= best <= exact * (1 + 1e-3)
 
 
 def test_sampling_misses_what_the_search_refutes() -> None:
     """20,000 Gaussian matrices at each of five scales stay below `sigma_max(tanh Z) <= sigma_max(Z)`."""
     source, scales = generator(SEED), (0.1, 0.3, 1.0, 3.0, 10.0)
-    sampled = [tanh_gain(s * torch.randn(20_000, 3, 3, generator=source, dtype=DTYPE)).max() for s in scales]
+    sampled = [tanh_gain(s * torch.randn(20_000, 6, 6, generator=source, dtype=DTYPE)).max() for s in scales]
     assert max(map(float, sampled)) < 1
     assert CASES[0].search().best > REFUTED
-
-
-def concrete(case: Case) -> Sequence[float]:
-    return case.false, case.true
 
 
 def test_every_false_bound_is_on_the_wrong_side_of_the_true_one() -> None:
     """At least eight, and none is false by a typing error of its true counterpart."""
     assert len({case.name for case in CASES}) == len(CASES) >= 8
     for case in CASES:
-        false, true = concrete(case)
-        assert false > true if case.lowest else false < true
+        assert case.false > case.true if case.lowest else case.false < case.true
