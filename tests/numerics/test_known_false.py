@@ -171,7 +171,9 @@ TANGENTIAL = 2 * math.sqrt(3) / 9
 """`sup r / (1 + r^2)^{3/2}`, the radial map's second derivative along tangential directions alone; the radial one is 2.2 times it."""
 
 CASES = [
-    Case("sigma_max(tanh Z) <= sigma_max(Z)", tanh_gain, ((6, 6),), 1.0, math.sqrt(6)),
+    # true: sigma_max(tanh Z) <= |tanh Z|_F <= |Z|_F <= sqrt(6) sigma_max(Z). On 2 x 2 to 4 x 4 every start ends at Z = 0, where the
+    # ratio is 1; on 6 x 6 from entries of size 3, at least 15 of 16 starts reach 1.024 on each of three seeds
+    Case("sigma_max(tanh Z) <= sigma_max(Z)", tanh_gain, ((6, 6),), 1.0, math.sqrt(6), scale=3.0),
     layer_case("GELU is 1-Lipschitz", Activation("gelu"), "input_jacobian_norm", 1.0),
     layer_case("SiLU is 1-Lipschitz", Activation("silu"), "input_jacobian_norm", 1.0),
     layer_case("softmax's Jacobian is at most 1/4", SoftmaxLayer(), "input_jacobian_norm", 0.25),
