@@ -32,7 +32,7 @@ from theory.evaluate import Values, check, enclose_expression
 
 ITERATIONS = 60
 """Most power iterations; the enclosure is rigorous after any number of them, more make it narrower."""
-NARROW = 1e-9
+NARROW = 1e-6
 """Relative width at which the power iteration stops."""
 
 _ZERO, _ONE = flint.arb(0), flint.arb(1)
