@@ -46,7 +46,8 @@ class Assumption:
         return self.left - self.right if ">" in self.relation else self.right - self.left
 
     def substitute(self, values: Mapping[Any, Any]) -> Assumption:
-        return replace(self, left=self.left.subs(values), right=self.right.subs(values))
+        left, right = (side.subs(values, simultaneous=True) for side in (self.left, self.right))
+        return replace(self, left=left, right=right)
 
     def __str__(self) -> str:
         return f"{self.left} {self.relation} {self.right}" + (f"  ({self.reason})" if self.reason else "")
@@ -277,7 +278,7 @@ def _at_least_one(ratio: Expr) -> bool:
 
 
 def _exceeds(one: Expr, other: Expr) -> bool:
-    """Whether `one >= other` for certain: every term of `other` has a term of `one` of its own that is at least as large."""
+    """Whether `one >= other` for certain: every term of `other` has a term of `one` of its own that is at least as large, and no negative term is left over."""
     if _at_least_one(one / other):
         return True
     if not (one.is_Add or other.is_Add) or one.has(sympy.Min) or other.has(sympy.Min):
@@ -288,7 +289,7 @@ def _exceeds(one: Expr, other: Expr) -> bool:
         if match is None:
             return False
         terms.remove(match)
-    return True
+    return not any(t.could_extract_minus_sign() for t in terms)
 
 
 def _best(expressions: list[Expr]) -> list[Expr]:

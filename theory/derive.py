@@ -14,8 +14,8 @@ from theory.bound import Bound
 from theory.compose import Parallel, Series, Tree, collapse, compose
 from theory.layers.base import Layer
 from theory.network import Network, Repeat, Residual
-from theory.records import NORMS, FeatureBounds
-from theory.repeated import repeated
+from theory.records import NORMS, FeatureBounds, Shape
+from theory.repeated import geometric, repeated
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _features_along(network: Repeat, features: FeatureBounds, domain: Domain) ->
     """What is known of every input along the repetition, and of its output.
 
     One pass turns a norm `y` into at most `g y + h` with `g, h` free of `y`; after `l` passes it is at most
-    `g^l y_0 + h (g^l - 1) / (g - 1)`, which grows with `l` when `g >= 1`, and at most `max(y_0, h)` when `g = 0`.
+    `g^l y_0 + h (g^l - 1) / (g - 1)`. That grows with `l` when `g >= 1`, and lies between `y_0` and `h / (1 - g)` when `g < 1`.
     """
     shape, times = features.shape, network.times
     probes = {name: sympy.Symbol(f"y_{name}", positive=True) for name in NORMS}
@@ -84,60 +84,87 @@ def _features_along(network: Repeat, features: FeatureBounds, domain: Domain) ->
     inside: dict[str, Bound] = {}
     outside: dict[str, Bound] = {}
     for name in NORMS:
-        start = getattr(features, name)
-        growth, shift = _affine_majorant(getattr(image, name).expression, probes, name)
-        if growth is None or start.expression is S.Infinity or shift is S.Infinity:
-            last: Expr = S.Infinity if growth != 0 or shift is S.Infinity else shift
-            inside[name] = Bound.upper(S.Infinity, quantity=f"{name} norm", source="not bounded along the repetition")
-        elif growth == 0:
-            last = shift
-            inside[name] = _first_or_later(start, shift, name)
-        else:
-            last = growth**times * start.expression + shift * _geometric(growth, times)
-            grows = (growth.is_number and growth >= 1) or (growth - 1).is_nonnegative
-            all_along = last if grows else start.expression + shift * times
-            all_along = (
-                all_along if grows or (growth.is_number and growth < 1) or (1 - growth).is_nonnegative else S.Infinity
-            )
-            inside[name] = Bound.upper(
-                all_along,
-                quantity=f"{name} norm",
-                source=f"at most {times} passes y -> {growth} y + {shift}",
-                parents=(start,),
-            )
-        outside[name] = Bound.upper(
-            last, quantity=f"{name} norm", source=f"{times} passes y -> {growth} y + {shift}", parents=(start,)
-        )
-    return (
-        FeatureBounds.of(shape, inside, centred=centred),
-        FeatureBounds.of(shape, outside, centred=centred),
-    )
+        start, once = getattr(features, name), getattr(image, name)
+        found = _affine_majorant(once.expression, probes, name)
+        if found is None:
+            continue
+        growth, shift = found
+        facts = {
+            "quantity": f"{name} norm",
+            "source": f"at most {times} passes y -> {growth} y + {shift}",
+            "parents": (start,),
+            "assumptions": tuple(dict.fromkeys(start.assumptions + once.assumptions)),
+        }
+        if growth == 0:
+            outside[name] = Bound.upper(shift, **facts)
+        elif start.expression is not S.Infinity:
+            last = growth**times * start.expression + shift * geometric(growth, times)
+            outside[name] = Bound.upper(last, **facts)
+        if start.expression is S.Infinity:
+            continue
+        if (growth - 1).is_nonnegative:
+            inside[name] = outside[name]
+        elif (1 - growth).is_positive:
+            inside[name] = Bound.upper(sympy.Max(start.expression, shift / (1 - growth)), **facts)
+        elif (1 - growth).is_nonnegative:
+            inside[name] = Bound.upper(start.expression + shift * times, **facts)
+    return _known(shape, inside, centred), _known(shape, outside, centred)
 
 
-def _first_or_later(start: Bound, shift: Expr, name: str) -> Bound:
-    return Bound.upper(
-        sympy.Max(start.expression, shift),
-        quantity=f"{name} norm",
-        source="first input or any later one",
-        parents=(start,),
-    )
+def _known(shape: Shape, norms: dict[str, Bound], centred: bool) -> FeatureBounds:
+    """What some of the norms tell of all."""
+    if norms:
+        return FeatureBounds.from_norms(shape, norms, centred=centred)
+    unbounded = Bound.upper(S.Infinity, source="not bounded along the repetition")
+    return FeatureBounds.of(shape, dict.fromkeys(NORMS, unbounded), centred=centred)
 
 
-def _affine_majorant(image: Expr, probes: dict[str, sympy.Symbol], name: str) -> tuple[Expr | None, Expr]:
-    """`(g, h)` with `image <= g y + h`, `y` the norm of that name; `(None, ...)` where the image is not of that form."""
-    if image is S.Infinity:
-        return None, S.Infinity
-    others = {symbol for key, symbol in probes.items() if key != name}
-    y = probes[name]
-    simple = image.replace(
-        # a minimum may be replaced by any of its members: prefer one that does not grow
-        lambda e: isinstance(e, sympy.Min) and any(not a.free_symbols & set(probes.values()) for a in e.args),
-        lambda e: next(a for a in e.args if not a.free_symbols & set(probes.values())),
-    )
-    if simple.free_symbols & others or not simple.is_polynomial(y) or sympy.degree(simple, y) > 1:
-        return None, S.Infinity
-    return simple.coeff(y, 1) if simple.has(y) else S.Zero, simple.subs(y, 0)
+SMALLER = {
+    "frobenius": ("operator", "sample", "feature", "entry"),
+    "operator": ("sample", "feature", "entry"),
+    "sample": ("entry",),
+    "feature": ("entry",),
+    "entry": (),
+}
+"""Which norms of a matrix are never larger than the one named."""
 
 
-def _geometric(ratio: Expr, count: Expr) -> Expr:
-    return count if ratio == 1 else (ratio**count - 1) / (ratio - 1)
+def _affine_majorant(image: Expr, probes: dict[str, sympy.Symbol], name: str) -> tuple[Expr, Expr] | None:
+    """`(g, h)` free of all norms with `image <= g y + h`, `y` the norm of that name; None where no such form is found.
+
+    Reads sums, products with non-negative factors, maxima, and minima (by their best member); a smaller norm counts as `y`.
+    """
+    unknown = set(probes.values())
+    at_most_y = {probes[name], *(probes[smaller] for smaller in SMALLER[name])}
+
+    def read(e: Expr) -> tuple[Expr, Expr] | None:
+        if not e.free_symbols & unknown:
+            return None if e is S.Infinity else (S.Zero, e)
+        if e in at_most_y:
+            return S.One, S.Zero
+        parts = [read(a) for a in e.args]
+        found = [p for p in parts if p is not None]
+        if isinstance(e, sympy.Min):
+            return min(found, key=_preference, default=None)
+        if not parts or len(found) < len(parts):
+            return None
+        if isinstance(e, sympy.Add):
+            return sympy.Add(*(g for g, _ in found)), sympy.Add(*(h for _, h in found))
+        if isinstance(e, sympy.Max):
+            return sympy.Max(*(g for g, _ in found)), sympy.Add(*(h for _, h in found))
+        if isinstance(e, sympy.Mul):
+            inner = [p for a, p in zip(e.args, found, strict=True) if a.free_symbols & unknown]
+            outer = sympy.Mul(*(a for a in e.args if not a.free_symbols & unknown))
+            if len(inner) == 1 and outer.is_nonnegative:
+                return outer * inner[0][0], outer * inner[0][1]
+        return None
+
+    return read(image)
+
+
+def _preference(majorant: tuple[Expr, Expr]) -> tuple[int, float]:
+    """Majorants that do not grow come first, then those that grow linearly at most; of equal kind the smaller at sizes like 3."""
+    growth, shift = majorant
+    kind = 0 if growth == 0 else 1 if (1 - growth).is_nonnegative else 2
+    size = growth + shift
+    return kind, float(size.subs(dict.fromkeys(size.free_symbols, 3)))

@@ -128,8 +128,8 @@ class FeatureBounds:
         """From some of the norms by name; those not given are filled in by what the given ones imply.
 
         `operator <= frobenius`, `sample, feature <= operator`, `entry <= min(sample, feature)`, and
-        `frobenius <= min(sqrt(samples) sample, sqrt(features) feature, sqrt(size) entry)`; options that another one certainly
-        beats are dropped.
+        `frobenius <= min(sqrt(rank) operator, sqrt(samples) sample, sqrt(features) feature, sqrt(size) entry)`, the rank being at
+        most the smaller of the two sizes; options that another one certainly beats are dropped.
         """
         n, d = shape.samples, shape.features
         # one entry of a vector of mean zero has at most the share sqrt(1 - 1/n) of its norm
@@ -137,7 +137,16 @@ class FeatureBounds:
         of_column = sympy.sqrt(1 - 1 / d) if centred_samples else S.One
         known = dict(norms)
         routes = (
-            ("frobenius", (("sample", sympy.sqrt(n)), ("feature", sympy.sqrt(d)), ("entry", sympy.sqrt(n * d)))),
+            (
+                "frobenius",
+                (
+                    ("operator", sympy.sqrt(n)),
+                    ("operator", sympy.sqrt(d)),
+                    ("sample", sympy.sqrt(n)),
+                    ("feature", sympy.sqrt(d)),
+                    ("entry", sympy.sqrt(n * d)),
+                ),
+            ),
             ("operator", (("frobenius", S.One),)),
             ("sample", (("operator", S.One), ("frobenius", of_row), ("entry", sympy.sqrt(d)))),
             ("feature", (("operator", S.One), ("frobenius", of_column), ("entry", sympy.sqrt(n)))),

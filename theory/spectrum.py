@@ -32,7 +32,7 @@ from theory.evaluate import Values, check, enclose_expression
 
 ITERATIONS = 60
 """Most power iterations; the enclosure is rigorous after any number of them, more make it narrower."""
-NARROW = 1e-6
+NARROW = 1e-9
 """Relative width at which the power iteration stops."""
 
 _ZERO, _ONE = flint.arb(0), flint.arb(1)
@@ -214,7 +214,7 @@ def largest_eigenvalue(network: Evaluated, weights: Weights, root_samples: flint
         if best_high == 0 or best_high - best_low <= NARROW * best_high:
             break
         # the shift keeps a matrix with an eigenvalue -lambda_max from oscillating, the floor keeps the vector positive
-        shift = high / 4
+        shift = high / 32
         vector = [(image_l + shift * v_l).mid() for image_l, v_l in zip(image, vector, strict=True)]
         top = vector[0]
         for value in vector[1:]:

@@ -186,7 +186,7 @@ def _exact_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum | Non
         return None
     where = "a limit at an end" if best[1] in (low, high) else "a stationary point"
     return Extremum(
-        sympy.nsimplify(best[0]) if best[0].is_Rational else best[0],
+        best[0],
         True,
         0.0,
         best[1],

@@ -107,10 +107,6 @@ def test_polynomials_on_an_interval_have_the_supremum_that_a_dense_grid_approach
     assert sympy.simplify(attained - found.value) == 0 or (attained.is_Rational and not found.value.is_Rational)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="nsimplify replaces 2517/64 by 5292 2^(29/149) 21^(15/298) 5^(231/298) / 625, which only looks like it",
-)
 def test_a_rational_supremum_stays_the_rational_number_it_is() -> None:
     found = supremum(5 * z**3 - 2 * z**2 - 2 * z - 3, z, S(2), S(9) / 4)
     assert found.exact
