@@ -209,7 +209,7 @@ class Certificate:
         if not self.certified:
             raise ValueError(f"no envelope: {self.failing[0]}")
         if not 0 <= start < float("inf"):
-            raise ValueError(f"envelope from {start}: a loss is a finite number, at least 0")
+            raise ValueError(f"the start of an envelope, {start}, is no loss: give a finite number, at least 0")
         value, out = flint.arb(start), [start]
         for _ in range(steps):
             value = (value - flint.arb(self.decrease) * exact_least_split(self.samples, value)).upper()
