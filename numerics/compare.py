@@ -67,7 +67,8 @@ def verdict(bound: float, sense: Sense | str, measured: float, scale: float | No
     `scale` is the magnitude that the measurement's rounding error is relative to (default: the measured value itself; for a
     least eigenvalue it is the largest one). A measured value that is not a number never holds.
     """
-    allowance = ALLOWANCE * abs(measured if scale is None else scale)
+    size = abs(measured if scale is None else scale)
+    allowance = ALLOWANCE * size if math.isfinite(size) else 0.0
     if math.isnan(measured):
         return float("nan"), False, allowance
     if sense == Sense.UPPER:
