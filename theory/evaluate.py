@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import flint
 import sympy
 from sympy import Expr, S
 
+from theory import symbols
 from theory.bound import Assumption, Bound, Sense
 
 PRECISION = 128
@@ -40,7 +42,7 @@ _FUNCTIONS = {
 
 
 def exact_ball(value: Any) -> flint.arb:
-    """A ball containing `value`: ints, fractions, SymPy numbers, floats (taken as the exact binary number they are)."""
+    """A ball containing `value`: ints, fractions, SymPy and NumPy numbers, floats (taken as the exact binary number they are)."""
     if isinstance(value, flint.arb):
         return value
     if isinstance(value, sympy.Float):
@@ -49,7 +51,9 @@ def exact_ball(value: Any) -> flint.arb:
         return flint.arb(flint.fmpq(int(value.p), int(value.q)))
     if isinstance(value, Expr):
         return enclose_expression(value, {})
-    return flint.arb(value)
+    if isinstance(value, numbers.Rational):
+        return flint.arb(flint.fmpq(int(value.numerator), int(value.denominator)))
+    return flint.arb(float(value) if isinstance(value, numbers.Real) else value)
 
 
 def _symbol_table(values: Values) -> dict[Any, flint.arb]:
@@ -67,16 +71,26 @@ def _lookup(symbol: sympy.Symbol, table: Mapping[Any, flint.arb], by_name: Mappi
     raise ValueError(f"no value for the symbol {symbol.name}: give one (values known: {known})")
 
 
+def _whole_power(base: flint.arb, exponent: int) -> flint.arb:
+    if exponent < 0:
+        return 1 / _whole_power(base, -exponent)
+    if exponent == 0 or not base.contains(0):
+        return base**exponent
+    # flint has no powers of balls with middle 0, and even powers are never negative
+    top = abs(base).upper() ** exponent
+    return (flint.arb(0) if exponent % 2 == 0 else -top).union(top)
+
+
 def _power(base: flint.arb, exponent: Expr, exponent_ball: flint.arb) -> flint.arb:
-    if exponent is S.Half:
-        return base.sqrt()
-    if exponent is S.NegativeOne / 2 or exponent == -S.Half:
+    if exponent == -S.Half:
         return base.rsqrt()
     if isinstance(exponent, sympy.Integer):
-        return base ** int(exponent)
-    if base == 0 and exponent_ball > 0:
-        return flint.arb(0)
-    return base**exponent_ball
+        return _whole_power(base, int(exponent))
+    if exponent_ball > 0 and not base > 0 and base.upper() >= 0:
+        # powers other than whole ones are of non-negative numbers: what the ball holds below 0 is rounding
+        top = base.upper()
+        return flint.arb(0) if top == 0 else flint.arb(0).union(top**exponent_ball)
+    return base.sqrt() if exponent is S.Half else base**exponent_ball
 
 
 def enclose_expression(expression: Expr, values: Values) -> flint.arb:
@@ -140,23 +154,60 @@ def _apply(node: Expr, args: list[flint.arb]) -> flint.arb:
 
 
 def _enclose_piecewise(node: sympy.Piecewise, values: Values) -> flint.arb:
+    """The value of the first case that holds; the hull of all cases up to it that cannot be ruled out."""
+    possible: list[flint.arb] = []
     for value, condition in node.args:
-        if condition is S.true or condition == True:  # noqa: E712  (SymPy's own truth value)
-            return enclose_expression(value, values)
-        left, right = enclose_expression(condition.lhs, values), enclose_expression(condition.rhs, values)
-        decided = {
-            sympy.Eq: (left == right, not left.overlaps(right)),
-            sympy.Ne: (not left.overlaps(right), left == right),
-            sympy.StrictLessThan: (left < right, left >= right),
-            sympy.LessThan: (left <= right, left > right),
-            sympy.StrictGreaterThan: (left > right, left <= right),
-            sympy.GreaterThan: (left >= right, left < right),
-        }.get(type(condition))
-        if decided is None or not any(decided):
-            raise ValueError(f"cannot decide the case {condition} of {node}: give exact values")
-        if decided[0]:
-            return enclose_expression(value, values)
-    raise ValueError(f"no case of {node} applies")
+        truth = _truth(condition, values)
+        if truth is False:
+            continue
+        possible.append(enclose_expression(value, values))
+        if truth:
+            hull = possible[0]
+            for other in possible[1:]:
+                hull = hull.union(other)
+            return hull
+    raise ValueError(f"no case of {node} certainly applies: give exact values")
+
+
+def _truth(condition: Any, values: Values) -> bool | None:
+    """Whether a condition holds at `values`; None where neither balls nor exact arithmetic decide it."""
+    if condition in (True, False, S.true, S.false):
+        return bool(condition)
+    if isinstance(condition, sympy.Not):
+        inner = _truth(condition.args[0], values)
+        return None if inner is None else not inner
+    if isinstance(condition, sympy.And | sympy.Or):
+        parts = [_truth(part, values) for part in condition.args]
+        decisive = isinstance(condition, sympy.Or)
+        return decisive if decisive in parts else None if None in parts else not decisive
+    if not isinstance(condition, sympy.core.relational.Relational):
+        return None
+    left, right = enclose_expression(condition.lhs, values), enclose_expression(condition.rhs, values)
+    decided: tuple[bool, bool] | None = {
+        sympy.Eq: (left == right, not left.overlaps(right)),
+        sympy.Ne: (not left.overlaps(right), left == right),
+        sympy.StrictLessThan: (left < right, left >= right),
+        sympy.LessThan: (left <= right, left > right),
+        sympy.StrictGreaterThan: (left > right, left <= right),
+        sympy.GreaterThan: (left >= right, left < right),
+    }.get(type(condition))
+    if decided is None or left.is_nan() or right.is_nan():
+        return None
+    return decided[0] if any(decided) else _exact_truth(condition, values)
+
+
+def _exact_truth(condition: Any, values: Values) -> bool | None:
+    """A relation decided by SymPy at exact values: rationals whose balls touch are told apart, or seen to be equal."""
+    exact: dict[Any, Expr] = {}
+    for symbol in condition.free_symbols:
+        value = values.get(symbol, values.get(symbol.name))
+        if isinstance(value, numbers.Rational) and not isinstance(value, Expr):
+            value = sympy.Rational(int(value.numerator), int(value.denominator))
+        if not (isinstance(value, Expr) and value.is_number):
+            return None
+        exact[symbol] = value
+    decided = condition.subs(exact, simultaneous=True)
+    return bool(decided) if decided in (S.true, S.false) else None
 
 
 def holds(assumption: Assumption, values: Values) -> bool:
@@ -179,12 +230,32 @@ def check(assumptions: tuple[Assumption, ...], values: Values, of: str) -> None:
             )
 
 
+def check_declarations(values: Values) -> None:
+    """Refuse values that no symbol of that name can have: a count below 1 or between whole numbers, a negative norm.
+
+    The limit 0 of a positive number is taken: `sigma = 0` is what data of deficient rank have.
+
+    Raises:
+        ValueError: naming the symbol.
+    """
+    for key, value in values.items():
+        symbol = key if isinstance(key, sympy.Symbol) else symbols.KNOWN.get(str(key))
+        if symbol is None:
+            continue
+        ball = exact_ball(value)
+        if symbol.is_integer and not ball.contains_integer() and ball.is_finite():
+            raise ValueError(f"{symbol} = {value}: a whole number is needed")
+        if symbol.is_positive and (ball < 0 or (symbol.is_integer and ball < 1)):
+            raise ValueError(f"{symbol} = {value}: a positive number is needed")
+
+
 def enclose(bound: Bound, values: Values) -> flint.arb:
     """A ball that certainly contains the bound's expression at `values`, after checking its assumptions.
 
     Raises:
-        ValueError: naming the assumption that fails, or the symbol that has no value.
+        ValueError: naming the assumption that fails, or the symbol that has no value or one against its declaration.
     """
+    check_declarations(values)
     check(bound.assumptions, values, of=str(bound.quantity or bound.expression))
     ball = enclose_expression(bound.expression, values)
     if ball.is_nan():
@@ -195,17 +266,19 @@ def enclose(bound: Bound, values: Values) -> flint.arb:
 
 
 def upper_float(ball: flint.arb) -> float:
-    """The smallest float that is certainly not below the ball."""
-    value = float(ball.upper())
-    return math.nextafter(value, math.inf) if math.isfinite(value) and exact_ball(value) < ball.upper() else value
+    """The smallest float that is certainly not below the ball; `inf` where the ball is undefined."""
+    if ball.is_nan():
+        return math.inf
+    top = ball.upper()
+    value = float(top)
+    if value == -math.inf and top.is_finite():
+        return -sys.float_info.max
+    return math.nextafter(value, math.inf) if math.isfinite(value) and exact_ball(value) < top else value
 
 
 def lower_float(ball: flint.arb) -> float:
-    """The largest float that is certainly not above the ball."""
-    value = float(ball.lower())
-    if value == math.inf and ball.lower().is_finite():
-        return sys.float_info.max
-    return math.nextafter(value, -math.inf) if math.isfinite(value) and exact_ball(value) > ball.lower() else value
+    """The largest float that is certainly not above the ball; `-inf` where the ball is undefined."""
+    return -upper_float(-ball)
 
 
 def evaluate(bound: Bound, values: Values) -> float:
