@@ -18,11 +18,19 @@ from sympy import S, Symbol
 
 from theory import symbols
 from theory.atoms.base import EVERYWHERE
-from theory.bound import Bound, Step
+from theory.bound import Assumption, Bound, Step
 from theory.compose import Parallel, collapse, leaves, regularity
 from theory.costs import CrossEntropy, exact_least_split
 from theory.derive import derive
-from theory.evaluate import Values, enclose, enclose_expression, lower_float, upper_float
+from theory.evaluate import (
+    Values,
+    check_declarations,
+    enclose,
+    enclose_expression,
+    exact_ball,
+    lower_float,
+    upper_float,
+)
 from theory.landscape import Enclosures, Landscape, data_features
 from theory.network import Chain, Network, Repeat
 from theory.spec import describe
@@ -99,7 +107,14 @@ def hypotheses(landscape: Landscape) -> tuple[Hypothesis, ...]:
         Hypothesis(
             "X_0 of full column rank",
             "sigma = sigma_N(X_0) > 0",
-            Bound.lower(symbols.sigma, quantity="sigma_N(X_0)", source="data"),
+            Bound.lower(
+                symbols.sigma,
+                quantity="sigma_N(X_0)",
+                source="data",
+                assumptions=(
+                    Assumption(landscape.samples, "<=", landscape.features, "more samples than features: sigma_N = 0"),
+                ),
+            ),
         ),
     ]
     known = data_features(landscape.features, landscape.samples)
@@ -217,14 +232,31 @@ class Certificate:
         return out
 
 
+def _check_data(values: Values) -> None:
+    """Refuse values that no matrix of data has; only what is certain, as values may be balls.
+
+    Raises:
+        ValueError: naming the symbol.
+    """
+    check_declarations(values)
+    given = {str(key): exact_ball(value) for key, value in values.items()}
+    for small, large in ((symbols.sigma, symbols.x_0), (symbols.x_0, symbols.x_F)):
+        if small.name in given and large.name in given and given[small.name] > given[large.name]:
+            raise ValueError(f"{small} > {large}: no data have a {_OF_DATA[small]} above their {_OF_DATA[large]}")
+
+
+_OF_DATA = {symbols.sigma: "least singular value", symbols.x_0: "operator norm", symbols.x_F: "Frobenius norm"}
+
+
 def certify(landscape: Landscape, values: Values) -> Certificate:
     """Check every hypothesis of Theorem 1 at concrete values and evaluate its constants rigorously.
 
     `values` gives every symbol: `N`, `x_0`, `x_F`, `sigma` of the data, and those of the description (`eps`, `c`, ...).
 
     Raises:
-        ValueError: naming a symbol without value, or an assumption of a bound that fails.
+        ValueError: naming a symbol without value or with one that no data have, or an assumption of a bound that fails.
     """
+    _check_data(values)
     checked = tuple(h.check(values) for h in hypotheses(landscape))
     constants = landscape.enclose(values)
     samples = enclose_expression(landscape.samples, values)
