@@ -17,12 +17,15 @@ import torch
 from sympy import Expr, Symbol
 from torch import Tensor
 
+from theory.atoms.axes import OVER
 from theory.atoms.bilinear import Gain, MatMul
 from theory.atoms.entrywise import Entrywise
 from theory.atoms.fixed_linear import Centre, Crop, Scale
+from theory.atoms.layout import Permutation, Regrouping
 from theory.atoms.radial import Radial
 from theory.atoms.softmax import Softmax
-from theory.network import Network, Skip, expand, substitute, walk
+from theory.atoms.windows import TapMax, TapMean, Windows
+from theory.network import Join, Network, expand, output_shape, substitute, walk
 from theory.records import Shape
 
 Operation = Callable[[Sequence[Tensor], Tensor], Tensor]
@@ -57,10 +60,11 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter array: where it belongs (`3.branch.0.weight`) and its shape without batch dimensions."""
+    """One parameter array: where it belongs (`3.branch.0.weight`), its shape without batch dimensions, and its name if it has one."""
 
     path: str
     shape: tuple[int, ...]
+    name: str = ""
 
     @property
     def size(self) -> int:
@@ -78,8 +82,18 @@ class Allocator:
     def size(self) -> int:
         return sum(spec.size for spec in self.specs)
 
-    def add(self, path: str, *shape: int) -> int:
-        self.specs.append(ParameterSpec(path, shape))
+    def add(self, path: str, *shape: int, name: str = "") -> int:
+        """The index of a new array, or of the one that has this name already.
+
+        Raises:
+            ValueError: an array of that name with another shape.
+        """
+        known = next((i for i, spec in enumerate(self.specs) if name and spec.name == name), None)
+        if known is not None:
+            if self.specs[known].shape != shape:
+                raise ValueError(f"shared parameter {name} has shapes {self.specs[known].shape} and {shape}")
+            return known
+        self.specs.append(ParameterSpec(path, shape, name))
         return len(self.specs) - 1
 
 
@@ -119,16 +133,50 @@ def _(atom: Scale, shape: Shape, allocator: Allocator, path: str) -> Operation:
     return lambda parameters, x: x if factor == 1 else factor * x
 
 
+def _sizes(shape: Shape, path: str) -> tuple[int, tuple[int, ...], int]:
+    """Features, grid and samples as numbers."""
+    return (
+        _size(shape.features, f"{path}: features"),
+        tuple(_size(length, f"{path}: grid") for length in shape.grid),
+        _size(shape.samples, f"{path}: samples"),
+    )
+
+
+def _columns(x: Tensor, features: int) -> Tensor:
+    """The matrix with one column for each position of each sample, `(*batch, features, positions N)`."""
+    return x.reshape(*x.shape[:-2], features, -1)
+
+
+def _flat(matrix: Tensor, samples: int) -> Tensor:
+    """Back to `(*batch, features positions, N)`."""
+    return matrix.reshape(*matrix.shape[:-2], -1, samples)
+
+
+def _axis(shape: Shape, axis: str, path: str) -> tuple[Callable[[Tensor], Tensor], tuple[int, ...]]:
+    """How to view `(*batch, features positions, N)` as `(*batch, groups, features, positions, N)`, and which dimensions an axis has."""
+    features, grid, _ = _sizes(shape, path)
+    dims = tuple(-3 + AXIS_ORDER.index(name) for name in OVER[axis])
+    return (lambda x: x.reshape(*x.shape[:-2], features, math.prod(grid), x.shape[-1])), dims
+
+
+AXIS_ORDER = ("features", "positions", "samples")
+
+
 @operation.register
 def _(atom: Centre, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    dim = -1 if atom.axis == "samples" else -2
-    return lambda parameters, x: x - x.mean(dim, keepdim=True)
+    view, dims = _axis(shape, atom.axis, path)
+
+    def centre(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        viewed = view(x)
+        return (viewed - viewed.mean(dims, keepdim=True)).reshape(x.shape)
+
+    return centre
 
 
 @operation.register
 def _(atom: Crop, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    features = _size(atom.features, f"{path}: features kept")
-    return lambda parameters, x: x[..., :features, :]
+    kept = _size(atom.features, f"{path}: features kept") * math.prod(_sizes(shape, path)[1])
+    return lambda parameters, x: x[..., :kept, :]
 
 
 @operation.register
@@ -136,8 +184,96 @@ def _(atom: Radial, shape: Shape, allocator: Allocator, path: str) -> Operation:
     eps = number(atom.eps, f"{path}: eps")
     if atom.axis == "entries":
         return lambda parameters, x: x * (eps + x * x).rsqrt()
-    dims = {"samples": (-1,), "features": (-2,), "matrix": (-2, -1)}[atom.axis]
-    return lambda parameters, x: x * (eps + (x * x).sum(dims, keepdim=True)).rsqrt()
+    view, dims = _axis(shape, atom.axis, path)
+
+    def radial(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        viewed = view(x)
+        return (viewed * (eps + (viewed * viewed).sum(dims, keepdim=True)).rsqrt()).reshape(x.shape)
+
+    return radial
+
+
+@operation.register
+def _(atom: Windows, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, grid, _ = _sizes(shape, path)
+    picks = _picks(atom, grid)
+    filled = -math.inf if atom.mode == "lowest" else 0.0
+    return lambda parameters, x: _gather(x, features, picks, filled)
+
+
+def _picks(windows: Windows, grid: tuple[int, ...]) -> Tensor:
+    """For every tap and output position the flat position picked, `prod(grid)` for a filled one: `(taps, positions)`."""
+    total = math.prod(grid)
+    flat, outside = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.bool)
+    for axis, length in enumerate(grid):
+        source = windows.source(axis, length)
+        picks = torch.tensor([[0 if p is None else p for p in row] for row in source])
+        empty = torch.tensor([[p is None for p in row] for row in source])
+        flat = flat[:, None, :, None] * length + picks[None, :, None, :]
+        outside = outside[:, None, :, None] | empty[None, :, None, :]
+        flat, outside = (t.reshape(t.shape[0] * t.shape[1], -1) for t in (flat, outside))
+    return torch.where(outside, total, flat)
+
+
+def _gather(x: Tensor, features: int, picks: Tensor, filled: float) -> Tensor:
+    """`(*batch, features positions, N)` -> `(*batch, features taps outputs, N)`."""
+    viewed = x.reshape(*x.shape[:-2], features, -1, x.shape[-1])
+    if bool((picks == viewed.shape[-2]).any()):
+        viewed = torch.cat([viewed, viewed.new_full((*viewed.shape[:-2], 1, viewed.shape[-1]), filled)], -2)
+    picked = viewed.index_select(-2, picks.flatten().to(x.device))
+    return picked.reshape(*x.shape[:-2], -1, x.shape[-1])
+
+
+def _scatter(x: Tensor, features: int, picks: Tensor, positions: int) -> Tensor:
+    """The transpose of `_gather` with zeros filled in: `(*batch, features taps outputs, N)` -> `(*batch, features positions, N)`."""
+    viewed = x.reshape(*x.shape[:-2], features, picks.numel(), x.shape[-1])
+    zero = viewed.new_zeros(*viewed.shape[:-2], positions + 1, viewed.shape[-1])
+    summed = zero.index_add(-2, picks.flatten().to(x.device), viewed)
+    return summed[..., :positions, :].reshape(*x.shape[:-2], -1, x.shape[-1])
+
+
+@operation.register
+def _(atom: Regrouping, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    return lambda parameters, x: x
+
+
+@operation.register
+def _(atom: Permutation, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, grid, _ = _sizes(shape, path)
+
+    def permute(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        batch = x.ndim - 2
+        viewed = x.reshape(*x.shape[:-2], features, *grid, x.shape[-1])
+        order = (*range(batch), *(batch + axis for axis in atom.order), batch + len(atom.order))
+        return viewed.permute(order).reshape(x.shape)
+
+    return permute
+
+
+@operation.register
+def _(atom: TapMean, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, grid, _ = _sizes(shape, path)
+    taps = _size(atom.taps, f"{path}: taps")
+    kept = features // taps
+
+    def mean(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        viewed = x.reshape(*x.shape[:-2], kept, taps, math.prod(grid), x.shape[-1])
+        return viewed.mean(-3).reshape(*x.shape[:-2], -1, x.shape[-1])
+
+    return mean
+
+
+@operation.register
+def _(atom: TapMax, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, grid, _ = _sizes(shape, path)
+    taps = _size(atom.taps, f"{path}: taps")
+    kept = features // taps
+
+    def largest(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        viewed = x.reshape(*x.shape[:-2], kept, taps, math.prod(grid), x.shape[-1])
+        return viewed.max(-3).values.reshape(*x.shape[:-2], -1, x.shape[-1])
+
+    return largest
 
 
 @operation.register
@@ -161,31 +297,53 @@ def _(atom: Softmax, shape: Shape, allocator: Allocator, path: str) -> Operation
 
 @operation.register
 def _(atom: Gain, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    features = _size(shape.features, f"{path}: features")
-    gain = allocator.add(f"{path}.gain", features)
-    if not atom.shift:
-        return lambda parameters, x: parameters[gain].unsqueeze(-1) * x
-    shift = allocator.add(f"{path}.shift", features)
-    return lambda parameters, x: parameters[gain].unsqueeze(-1) * x + parameters[shift].unsqueeze(-1)
+    features, _, samples = _sizes(shape, path)
+    gain = allocator.add(f"{path}.gain", features, name=f"{atom.path}.gain" if atom.path else "")
+    shift = (
+        allocator.add(f"{path}.shift", features, name=f"{atom.path}.shift" if atom.path else "") if atom.shift else None
+    )
+
+    def scaled(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        image = parameters[gain].unsqueeze(-1) * _columns(x, features)
+        return _flat(image if shift is None else image + parameters[shift].unsqueeze(-1), samples)
+
+    return scaled
 
 
 @operation.register
 def _(atom: MatMul, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    weight_shape = atom.weight_shape(shape)
+    weight_shape, out = atom.weight_shape(shape), atom.output_shape(shape)
     rows, columns = (
         _size(weight_shape.features, f"{path}: rows of the weight"),
-        _size(shape.features, f"{path}: features"),
+        _size(weight_shape.samples, f"{path}: columns of the weight"),
     )
-    weight = allocator.add(f"{path}.weight", rows, columns)
+    weight = allocator.add(f"{path}.weight", rows, columns, name=f"{atom.path}.weight" if atom.path else "")
     maps = _sequence(atom.parameter_map, weight_shape, allocator, f"{path}.map.")
-    bias = allocator.add(f"{path}.bias", rows) if atom.bias else None
+    features, grid, samples = _sizes(shape, path)
+    out_features, out_grid, _ = _sizes(out, path)
+    bias = (
+        allocator.add(f"{path}.bias", out_features, name=f"{atom.path}.bias" if atom.path else "")
+        if atom.bias
+        else None
+    )
+    picks = None if atom.windows is None else _picks(atom.windows, out_grid if atom.transposed else grid)
 
     def affine(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         matrix = parameters[weight]
         for apply in maps:
             matrix = apply(parameters, matrix)
-        image = matrix @ x
-        return image if bias is None else image + parameters[bias].unsqueeze(-1)
+        if picks is not None and not atom.transposed:
+            x = _gather(x, features, picks, 0.0)
+        taken = _columns(x, columns * atom.groups)
+        if atom.groups == 1:
+            image = matrix @ taken
+        else:
+            blocks = matrix.reshape(*matrix.shape[:-2], atom.groups, rows // atom.groups, columns)
+            image = blocks @ taken.reshape(*taken.shape[:-2], atom.groups, columns, taken.shape[-1])
+            image = image.reshape(*image.shape[:-3], rows, image.shape[-1])
+        if picks is not None and atom.transposed:
+            image = _columns(_scatter(_flat(image, samples), out_features, picks, math.prod(out_grid)), out_features)
+        return _flat(image if bias is None else image + parameters[bias].unsqueeze(-1), samples)
 
     return affine
 
@@ -197,27 +355,35 @@ def _sequence(
     operations = []
     for index, atom in enumerate(atoms):
         start = allocator.size
-        if isinstance(atom, Skip):
-            operations.append(_skip(atom, shape, allocator, f"{prefix}{index}"))
-            continue
-        operations.append(operation(atom, shape, allocator, f"{prefix}{index}"))
-        shape = atom.output_shape(shape)
-        if grouped and allocator.size > start:
-            allocator.groups.append(slice(start, allocator.size))
+        if isinstance(atom, Join):
+            operations.append(_join(atom, shape, allocator, f"{prefix}{index}"))
+        else:
+            operations.append(operation(atom, shape, allocator, f"{prefix}{index}"))
+            if grouped and allocator.size > start:
+                allocator.groups.append(slice(start, allocator.size))
+        shape = output_shape(atom, shape)
     return tuple(operations)
 
 
-def _skip(skip: Skip, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    scale = operation(skip.scale, shape, allocator, f"{path}.skip")
-    branch = _sequence(skip.branch, shape, allocator, f"{path}.branch.", grouped=True)
+def _join(join: Join, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    branches = [
+        _sequence(branch, shape, allocator, f"{path}.{index}.", grouped=True)
+        for index, branch in enumerate(join.branches)
+    ]
 
-    def added(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-        image = x
-        for apply in branch:
-            image = apply(parameters, image)
-        return scale(parameters, x) + image
+    def joined(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        images = []
+        for branch in branches:
+            image = x
+            for apply in branch:
+                image = apply(parameters, image)
+            images.append(image)
+        if not join.stacked:
+            return sum(images[1:], start=images[0])
+        shapes = torch.broadcast_shapes(*(image.shape[:-2] for image in images))
+        return torch.cat([image.expand(*shapes, *image.shape[-2:]) for image in images], -2)
 
-    return added
+    return joined
 
 
 @dataclass(frozen=True)
@@ -227,7 +393,7 @@ class Realisation:
     Attributes:
         parameters: the arrays in the order in which the atoms are met (of an affine layer: raw weight, gain, bias).
         groups: for each parameterised atom (one parameter index of `theory.compose`) its slice of `theta`.
-        input_shape, output_shape: `(d, N)` and `(K, N)`.
+        input_shape, output_shape: `(d, N)` and `(K, N)`; with a grid `d` and `K` count features times positions.
     """
 
     parameters: tuple[ParameterSpec, ...]
@@ -300,12 +466,13 @@ class Realisation:
 def _with_values(network: Network, shape: Shape, values: Mapping[Any, Any]) -> tuple[Network, Shape]:
     """Description and shape at the given values, which are matched to symbols by name."""
     named = {str(key): sympy.sympify(value) for key, value in values.items()}
-    fields = [value for part in walk(network) for value in vars(part).values()] + [shape.features, shape.samples]
+    fields = [value for part in walk(network) for value in vars(part).values()]
+    fields = [item for value in fields for item in (value if isinstance(value, tuple) else (value,))]
+    fields += [shape.features, shape.samples, *shape.grid]
     symbols: set[Any] = set().union(*(value.free_symbols for value in fields if isinstance(value, Expr)))
     known = {symbol: named[symbol.name] for symbol in symbols if symbol.name in named}
-    return substitute(network, known), replace(
-        shape, features=shape.features.subs(known), samples=shape.samples.subs(known)
-    )
+    sizes = {"features": shape.features.subs(known), "samples": shape.samples.subs(known)}
+    return substitute(network, known), replace(shape, **sizes, grid=tuple(length.subs(known) for length in shape.grid))
 
 
 def realise(network: Network, shape: Shape, values: Mapping[str | Symbol, Any] | None = None) -> Realisation:
@@ -318,9 +485,9 @@ def realise(network: Network, shape: Shape, values: Mapping[str | Symbol, Any] |
         TypeError: naming an atom without a torch counterpart.
     """
     network, shape = _with_values(network, shape, values or {})
-    sizes = (_size(shape.features, "features of the input"), _size(shape.samples, "samples"))
+    sizes = (_size(shape.sample_size, "features of the input"), _size(shape.samples, "samples"))
     atoms, output = expand(network, shape)
     allocator = Allocator()
     operations = _sequence(atoms, shape, allocator, "", grouped=True)
-    output_sizes = (_size(output.features, "features of the output"), _size(output.samples, "samples"))
+    output_sizes = (_size(output.sample_size, "features of the output"), _size(output.samples, "samples"))
     return Realisation(tuple(allocator.specs), tuple(allocator.groups), sizes, output_sizes, operations)

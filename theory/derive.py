@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import sympy
@@ -13,7 +13,7 @@ from theory.atoms.fixed_linear import Scale
 from theory.bound import Bound
 from theory.compose import Parallel, Series, Tree, collapse, compose
 from theory.layers.base import Layer
-from theory.network import Network, Repeat, Residual
+from theory.network import Branches, Network, Repeat, Residual, walk
 from theory.records import NORMS, FeatureBounds, Shape
 from theory.repeated import geometric, repeated
 
@@ -40,18 +40,24 @@ def derive(network: Network, features: FeatureBounds, domain: Domain = EVERYWHER
         network.output_shape(features.shape)
         skip = Scale(network.skip)
         branch = derive(network.branch, features, domain)
-        return Derived(
-            Parallel(skip.bounds(features, domain), branch.tree), _sum(skip.forward(features, domain), branch.output)
-        )
+        tree = Parallel((skip.bounds(features, domain), branch.tree))
+        return Derived(tree, _sum(skip.forward(features, domain), branch.output))
+    if isinstance(network, Branches):
+        network.output_shape(features.shape)
+        derived = [derive(branch, features, domain) for branch in network.branches]
+        output = derived[0].output
+        for other in derived[1:]:
+            output = _stack(output, other.output) if network.stacked else _sum(output, other.output)
+        return Derived(Parallel(tuple(d.tree for d in derived), network.stacked), output)
     if isinstance(network, Repeat):
         if network.times.is_Integer:
             return derive(network.unrolled(), features, domain)
         return _derive_symbolic(network, features, domain)
-    tree: Series = compose()
+    series: Series = compose()
     for member in network.members:
         here = derive(member, features, domain)
-        tree, features = compose(tree, here.tree), here.output
-    return Derived(tree, features)
+        series, features = compose(series, here.tree), here.output
+    return Derived(series, features)
 
 
 def _sum(first: FeatureBounds, second: FeatureBounds) -> FeatureBounds:
@@ -59,9 +65,31 @@ def _sum(first: FeatureBounds, second: FeatureBounds) -> FeatureBounds:
     return FeatureBounds.of(first.shape, norms, centred=first.centred and second.centred)
 
 
+def _stack(first: FeatureBounds, second: FeatureBounds) -> FeatureBounds:
+    """Features below one another: Euclidean norms add in squares, those of a row or an entry are the larger ones."""
+    norms = {}
+    for name in NORMS:
+        one, other = getattr(first, name), getattr(second, name)
+        if name in ("feature", "entry"):
+            known = (one, other)
+            same = one.expression == other.expression
+            norms[name] = (
+                one if same else one.named(name, expression=sympy.Max(one.expression, other.expression), parents=known)
+            )
+        else:
+            norms[name] = (one**2 + other**2) ** S.Half
+    shape = replace(first.shape, features=first.shape.features + second.shape.features)
+    return FeatureBounds.of(shape, norms, centred=first.centred and second.centred)
+
+
 def _derive_symbolic(network: Repeat, features: FeatureBounds, domain: Domain) -> Derived:
     """A block repeated a symbolic number of times: its bounds over every input it can meet, then the closed form in `L`."""
     network.output_shape(features.shape)
+    names = {name for part in walk(network) for name in (getattr(part, "path", ""),) if name}
+    if names:
+        raise ValueError(
+            f"parameters {', '.join(sorted(names))} are shared by {network.times} repetitions: give the depth as a number"
+        )
     uniform, output = _features_along(network, features, domain)
     block = collapse(derive(network.block, uniform, domain).tree, features.shape.samples)
     return Derived(repeated(block, network.times, features.shape.samples), output)
@@ -120,10 +148,11 @@ def _known(shape: Shape, norms: dict[str, Bound], centred: bool) -> FeatureBound
 
 
 SMALLER = {
-    "frobenius": ("operator", "sample", "feature", "entry"),
-    "operator": ("sample", "feature", "entry"),
-    "sample": ("entry",),
+    "frobenius": ("operator", "sample", "feature", "position", "entry"),
+    "operator": ("feature", "position", "entry"),
+    "sample": ("position", "entry"),
     "feature": ("entry",),
+    "position": ("entry",),
     "entry": (),
 }
 """Which norms of a matrix are never larger than the one named."""

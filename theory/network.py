@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy
 from sympy import Expr, S
@@ -18,7 +19,7 @@ from theory.records import Shape
 class Chain:
     """Members applied in turn; the empty chain is the identity."""
 
-    members: tuple[Layer | Chain | Residual | Repeat, ...]
+    members: tuple[Layer | Chain | Residual | Repeat | Branches, ...]
 
     def output_shape(self, shape: Shape) -> Shape:
         for member in self.members:
@@ -30,7 +31,7 @@ class Chain:
 class Residual:
     """`X -> skip X + branch(X)` with a fixed positive skip factor (1: the identity skip)."""
 
-    branch: Layer | Chain | Residual | Repeat
+    branch: Layer | Chain | Residual | Repeat | Branches
     skip: Expr = S.One
 
     def __post_init__(self) -> None:
@@ -46,10 +47,39 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Branches:
+    """All branches applied to one input, their outputs added, or with `stacked` concatenated along the features.
+
+    An empty chain is a branch that passes its input on. Put the branch that the others perturb (the skip) first: of an added set its
+    least singular value is the one that counts.
+    """
+
+    branches: tuple[Layer | Chain | Residual | Repeat | Branches, ...]
+    stacked: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.branches:
+            raise ValueError("no branches: give at least one, an empty chain for the identity")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        first, *others = (branch.output_shape(shape) for branch in self.branches)
+        for other in others:
+            fits = (other.samples, other.grid) == (first.samples, first.grid) if self.stacked else other == first
+            if not fits:
+                joined = "concatenated along the features" if self.stacked else "added"
+                raise ValueError(
+                    f"branches with outputs {first} and {other} cannot be {joined}: give them matching shapes"
+                )
+            if self.stacked:
+                first = replace(first, features=first.features + other.features)
+        return first
+
+
+@dataclass(frozen=True)
 class Repeat:
     """`block` applied `times` times with parameters of its own each time; `times` is a number or a symbol."""
 
-    block: Layer | Chain | Residual | Repeat
+    block: Layer | Chain | Residual | Repeat | Branches
     times: Expr
 
     def __post_init__(self) -> None:
@@ -73,7 +103,7 @@ class Repeat:
         return Chain((self.block,) * int(self.times))
 
 
-Network = Layer | Chain | Residual | Repeat
+Network = Layer | Chain | Residual | Repeat | Branches
 
 
 def chain(*members: Network) -> Chain:
@@ -86,6 +116,16 @@ def residual(*branch: Network, skip: Expr = S.One) -> Residual:
     return Residual(branch[0] if len(branch) == 1 else Chain(branch), skip)
 
 
+def added(*branches: Network) -> Branches:
+    """The sum of branches applied to one input; `chain()` is the identity."""
+    return Branches(branches)
+
+
+def stacked(*branches: Network) -> Branches:
+    """Branches applied to one input, their outputs concatenated along the features."""
+    return Branches(branches, stacked=True)
+
+
 def repeat(times: Expr, *block: Network) -> Repeat:
     """The given members in turn, `times` times."""
     return Repeat(block[0] if len(block) == 1 else Chain(block), times)
@@ -96,22 +136,43 @@ def substitute(network: Network, values: dict) -> Network:
     if isinstance(network, Chain):
         return Chain(tuple(substitute(m, values) for m in network.members))
     if isinstance(network, Residual):
-        return Residual(substitute(network.branch, values), network.skip.subs(values))
+        return Residual(substitute(network.branch, values), _at(network.skip, values))
+    if isinstance(network, Branches):
+        return replace(network, branches=tuple(substitute(b, values) for b in network.branches))
     if isinstance(network, Repeat):
-        return Repeat(substitute(network.block, values), network.times.subs(values))
-    changed = {name: value.subs(values) for name, value in vars(network).items() if isinstance(value, sympy.Expr)}
-    return type(network)(**{**vars(network), **changed})
+        return Repeat(substitute(network.block, values), _at(network.times, values))
+    return type(network)(**{name: _at(value, values) for name, value in vars(network).items()})
+
+
+def _at(value: Any, values: dict) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_at(item, values) for item in value)
+    return value.subs(values, simultaneous=True) if isinstance(value, sympy.Expr) else value
 
 
 @dataclass(frozen=True)
-class Skip:
-    """In an expanded network: the sum of a fixed skip and a branch."""
+class Join:
+    """In an expanded network: branches whose outputs are added or concatenated."""
 
-    scale: Scale
-    branch: tuple[Atom | Skip, ...]
+    branches: tuple[tuple[Atom | Join, ...], ...]
+    stacked: bool = False
 
 
-def expand(network: Network, shape: Shape) -> tuple[tuple[Atom | Skip, ...], Shape]:
+def output_shape(part: Atom | Join, shape: Shape) -> Shape:
+    """The shape after an atom or a join of an expanded network."""
+    if isinstance(part, Atom):
+        return part.output_shape(shape)
+    shapes = []
+    for branch in part.branches:
+        here = shape
+        for member in branch:
+            here = output_shape(member, here)
+        shapes.append(here)
+    total = sympy.Add(*(s.features for s in shapes)) if part.stacked else shapes[0].features
+    return replace(shapes[0], features=total)
+
+
+def expand(network: Network, shape: Shape) -> tuple[tuple[Atom | Join, ...], Shape]:
     """The network as a nested tuple of atoms, and its output shape; this is all a realisation needs to know.
 
     Raises:
@@ -121,9 +182,12 @@ def expand(network: Network, shape: Shape) -> tuple[tuple[Atom | Skip, ...], Sha
         return network.atoms(shape), network.output_shape(shape)
     if isinstance(network, Residual):
         network.output_shape(shape)
-        return (Skip(Scale(network.skip), expand(network.branch, shape)[0]),), shape
+        return (Join(((Scale(network.skip),), expand(network.branch, shape)[0])),), shape
+    if isinstance(network, Branches):
+        out = network.output_shape(shape)
+        return (Join(tuple(expand(branch, shape)[0] for branch in network.branches), network.stacked),), out
     members = network.unrolled().members if isinstance(network, Repeat) else network.members
-    atoms: list[Atom | Skip] = []
+    atoms: list[Atom | Join] = []
     for member in members:
         here, shape = expand(member, shape)
         atoms.extend(here)
@@ -138,6 +202,8 @@ def walk(network: Network) -> Iterator[Network]:
         inner = network.members
     elif isinstance(network, Residual):
         inner = (network.branch,)
+    elif isinstance(network, Branches):
+        inner = network.branches
     elif isinstance(network, Repeat):
         inner = (network.block,)
     for part in inner:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sympy
 from sympy import Expr, S
@@ -13,24 +14,48 @@ from theory.bound import Bound, minimum
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape `features x samples` of a feature matrix (columns are samples); of a parameter matrix, `rows x columns`."""
+    """Shape `features x samples` of a feature matrix (columns are samples); of a parameter matrix, `rows x columns`.
+
+    With a `grid` (the pixels of an image, the tokens of a text) every sample holds `features` numbers at each of its positions. The
+    matrix then has one column for each position of each sample, `features x (positions samples)`; flat arrays count features first,
+    then positions in row-major order.
+    """
 
     features: Expr
     samples: Expr
+    grid: tuple[Expr, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("features", "samples"):
-            size = sympy.sympify(getattr(self, name))
+        def checked(name: str, value: Any) -> Expr:
+            size = sympy.sympify(value)
             if size.is_number and not (size.is_integer and size.is_positive):
                 raise ValueError(f"{name} = {size}: a feature matrix needs a positive whole number of {name}")
-            object.__setattr__(self, name, size)
+            return size
+
+        for name in ("features", "samples"):
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
+        object.__setattr__(self, "grid", tuple(checked("positions along a grid", length) for length in self.grid))
+
+    @property
+    def positions(self) -> Expr:
+        """Positions of one sample; 1 without a grid."""
+        return sympy.Mul(*self.grid)
+
+    @property
+    def columns(self) -> Expr:
+        return self.positions * self.samples
+
+    @property
+    def sample_size(self) -> Expr:
+        """Numbers in one sample."""
+        return self.features * self.positions
 
     @property
     def size(self) -> Expr:
-        return self.features * self.samples
+        return self.features * self.columns
 
     def __str__(self) -> str:
-        return f"{self.features} x {self.samples}"
+        return " x ".join(map(str, (self.features, *self.grid, self.samples)))
 
 
 @dataclass(frozen=True)
@@ -41,11 +66,12 @@ class FeatureBounds:
         shape: its shape.
         frobenius: upper bound of the Frobenius norm.
         operator: upper bound of the largest singular value.
-        sample: upper bound of every column's norm (one sample).
-        feature: upper bound of every row's norm (one feature over all samples).
+        sample: upper bound of the norm of every sample (a column, or all columns of its grid).
+        feature: upper bound of every row's norm (one feature over all samples and positions).
         entry: upper bound of every entry's absolute value.
         sigma_min: lower bound of `sigma_N`, the smallest of the singular values counted by columns.
         row_sigma_min: lower bound of the smallest singular value counted by rows (`inf |X^T y| / |y|`).
+        position: upper bound of every column's norm; without a grid the same as `sample`.
         centred: whether every row has zero mean; its entries are then at most `sqrt(1 - 1/N)` times its norm.
         centred_samples: the same for every column.
 
@@ -58,6 +84,7 @@ class FeatureBounds:
     sample: Bound
     feature: Bound
     entry: Bound
+    position: Bound
     sigma_min: Bound
     row_sigma_min: Bound
     centred: bool = False
@@ -88,9 +115,13 @@ class FeatureBounds:
         centred: bool = False,
         centred_samples: bool = False,
     ) -> FeatureBounds:
-        """From all five norms by name, taken as they are; singular values not given are only known to be at least 0."""
+        """From all norms by name, taken as they are; singular values not given are only known to be at least 0.
+
+        The `position` norm may be left out: it is at most the `sample` norm.
+        """
         zero = Bound.lower(0, source="nothing known")
-        named = {name: norms[name].named(f"{name} norm") for name in NORMS}
+        given = {"position": norms["sample"], **norms}
+        named = {name: given[name].named(f"{name} norm") for name in NORMS}
         return cls(
             shape,
             named["frobenius"],
@@ -98,6 +129,7 @@ class FeatureBounds:
             named["sample"],
             named["feature"],
             named["entry"],
+            named["position"],
             (sigma_min or zero).named("sigma_min"),
             (row_sigma_min or zero).named("row_sigma_min"),
             centred,
@@ -131,27 +163,42 @@ class FeatureBounds:
         `frobenius <= min(sqrt(rank) operator, sqrt(samples) sample, sqrt(features) feature, sqrt(size) entry)`, the rank being at
         most the smaller of the two sizes; options that another one certainly beats are dropped.
         """
-        n, d = shape.samples, shape.features
+        n, d, positions = shape.columns, shape.features, shape.positions
         # one entry of a vector of mean zero has at most the share sqrt(1 - 1/n) of its norm
         of_row = sympy.sqrt(1 - 1 / n) if centred else S.One
         of_column = sympy.sqrt(1 - 1 / d) if centred_samples else S.One
         known = dict(norms)
-        routes = (
+        if not shape.grid and ("sample" in known or "position" in known):
+            alias = known.get("sample", known.get("position"))
+            known["sample"] = known["position"] = alias  # type: ignore[assignment]
+        routes: tuple[tuple[str, tuple[tuple[str, Expr], ...]], ...] = (
             (
                 "frobenius",
                 (
                     ("operator", sympy.sqrt(n)),
                     ("operator", sympy.sqrt(d)),
-                    ("sample", sympy.sqrt(n)),
+                    ("sample", sympy.sqrt(shape.samples)),
+                    *((("position", sympy.sqrt(n)),) if shape.grid else ()),
                     ("feature", sympy.sqrt(d)),
                     ("entry", sympy.sqrt(n * d)),
                 ),
             ),
             ("operator", (("frobenius", S.One),)),
-            ("sample", (("operator", S.One), ("frobenius", of_row), ("entry", sympy.sqrt(d)))),
+            (
+                "sample",
+                (
+                    ("operator", sympy.sqrt(positions)),
+                    ("frobenius", S.One if shape.grid else of_row),
+                    *((("position", sympy.sqrt(positions)), ("operator", sympy.sqrt(d))) if shape.grid else ()),
+                    ("entry", sympy.sqrt(d * positions)),
+                ),
+            ),
+            ("position", (("operator", S.One), ("sample", S.One), ("frobenius", of_row), ("entry", sympy.sqrt(d)))),
             ("feature", (("operator", S.One), ("frobenius", of_column), ("entry", sympy.sqrt(n)))),
-            ("entry", (("sample", of_column), ("feature", of_row))),
+            ("entry", (("position", of_column), ("feature", of_row))),
         )
+        if not shape.grid:
+            routes = tuple(route for route in routes if route[0] != "position")
         for name, ways in routes:
             if name in known:
                 continue
@@ -160,6 +207,8 @@ class FeatureBounds:
             if not options:
                 raise ValueError(f"nothing is known that bounds the {name} norm: give one of {', '.join(NORMS)}")
             known[name] = minimum(*options)
+            if name == "sample" and not shape.grid:
+                known["position"] = known["sample"]
         return cls.of(
             shape,
             known,
@@ -173,7 +222,7 @@ class FeatureBounds:
         return {name: getattr(self, name) for name in NORMS}
 
 
-NORMS = ("frobenius", "operator", "sample", "feature", "entry")
+NORMS = ("frobenius", "operator", "sample", "feature", "entry", "position")
 
 QUANTITIES = (
     "input_jacobian_norm",
@@ -187,7 +236,13 @@ QUANTITIES = (
 """The seven quantities of one layer, in the order of every table."""
 
 SYMBOLS_OF_QUANTITIES = dict(zip(QUANTITIES, ("J", "D", "XX", "XT", "TT", "s", "k"), strict=True))
+THIRD = ("input_input_input", "input_input_param", "input_param_param", "param_param_param")
+"""The norms of the third derivatives; certificates around given weights use them, tables do not show them."""
+SYMBOLS_OF_THIRD = dict(zip(THIRD, ("XXX", "XXT", "XTT", "TTT"), strict=True))
 LOWER = frozenset({"input_jacobian_sigma_min", "tangent_kernel_lambda_min"})
+
+
+UNKNOWN = Bound.upper(S.Infinity, source="not derived")
 
 
 @dataclass(frozen=True)
@@ -200,6 +255,8 @@ class LayerBounds:
         input_input, input_param, param_param: `XX, XT, TT`, norms `sup |B(u, v)|_F` over unit `u, v` of the second derivatives.
         input_jacobian_sigma_min: `s = inf |J^T y| / |y|`, output side.
         tangent_kernel_lambda_min: `k = lambda_min(D D^T)`.
+        input_input_input, ..., param_param_param: `XXX, XXT, XTT, TTT`, norms `sup |B(u, v, w)|_F` of the third derivatives.
+        names: names of the parameters; equal names in a network mean the same (shared) parameters. Empty: its own.
         has_parameters: False where `D = XT = TT = 0` because there is nothing to differentiate by.
         sample_wise: whether every column of the output depends on the same column of the input only; then `XX` also
             bounds the second derivative sample by sample, which the sharper rule for losses uses.
@@ -214,9 +271,14 @@ class LayerBounds:
     tangent_kernel_lambda_min: Bound
     has_parameters: bool = False
     sample_wise: bool = True
+    input_input_input: Bound = field(default=UNKNOWN)
+    input_input_param: Bound = field(default=UNKNOWN)
+    input_param_param: Bound = field(default=UNKNOWN)
+    param_param_param: Bound = field(default=UNKNOWN)
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in QUANTITIES:
+        for name in (*QUANTITIES, *THIRD):
             bound = getattr(self, name)
             wanted = "lower" if name in LOWER else "upper"
             if bound.sense != wanted:
@@ -226,9 +288,15 @@ class LayerBounds:
 
     @classmethod
     def without_parameters(
-        cls, input_jacobian_norm: Bound, input_input: Bound, input_jacobian_sigma_min: Bound, *, sample_wise: bool
+        cls,
+        input_jacobian_norm: Bound,
+        input_input: Bound,
+        input_jacobian_sigma_min: Bound,
+        *,
+        sample_wise: bool,
+        third: Bound | None = None,
     ) -> LayerBounds:
-        """The record of a map that has no parameters: `D = XT = TT = 0`, `k = 0`."""
+        """The record of a map that has no parameters: `D = XT = TT = 0`, `k = 0`; `third` is its `XXX` (0 for a linear map)."""
         none = Bound.upper(0, source="no parameters", sharp=True)
         return cls(
             input_jacobian_norm,
@@ -240,6 +308,10 @@ class LayerBounds:
             Bound.lower(0, source="no parameters", sharp=True),
             has_parameters=False,
             sample_wise=sample_wise,
+            input_input_input=third or (none if input_input.expression == 0 else UNKNOWN),
+            input_input_param=none,
+            input_param_param=none,
+            param_param_param=none,
         )
 
     def quantities(self) -> Iterator[tuple[str, Bound]]:

@@ -6,6 +6,7 @@ The grammar is that of Python calls and SymPy expressions, read by Python's own 
     tanh, sigmoid, ... (any activation)     softmax
     batch_norm(eps=..., gain=true, shift=true)     layer_norm(...)     rms_norm(...)
     residual(part, part, ..., skip=1)     repeat(times, part, ...)     chain(part, ...)
+    added(branch, branch, ...)     stacked(branch, branch, ...)     with `chain()` for the identity
 
 Parts at the top are applied in turn. Numbers may be fractions; any other name in a number is a symbol, positive by declaration.
 """
@@ -26,10 +27,10 @@ from theory.layers.affine import Affine
 from theory.layers.base import Layer
 from theory.layers.fixed import Cropping, Scaling
 from theory.layers.normalisation import BatchNorm, LayerNorm, Normalisation, RMSNorm
-from theory.network import Chain, Network, Repeat, Residual, chain, repeat, residual
+from theory.network import Branches, Chain, Network, Repeat, Residual, chain, repeat, residual
 
 NORMALISATIONS: dict[str, type[Normalisation]] = {"batch_norm": BatchNorm, "layer_norm": LayerNorm, "rms_norm": RMSNorm}
-COMBINATORS = ("chain", "residual", "repeat")
+COMBINATORS = ("chain", "residual", "repeat", "added", "stacked")
 CALLS = ("affine", "crop", "scale", "softmax", *NORMALISATIONS, *COMBINATORS)
 
 
@@ -92,6 +93,10 @@ def _call(name: str, call: ast.Call) -> Network:
             raise _fail(call, "residual needs at least one part")
         return residual(*map(_part, call.args), **_options(call, {"skip": _number}))
     _options(call, {})
+    if name in ("added", "stacked"):
+        if not call.args:
+            raise _fail(call, f"{name} needs at least one branch; chain() is the identity")
+        return Branches(tuple(map(_part, call.args)), stacked=name == "stacked")
     if name == "repeat":
         if len(call.args) < 2:
             raise _fail(call, "repeat needs a number of times and at least one part")
@@ -147,6 +152,9 @@ def describe(network: Network) -> str:
         return f"residual({describe(network.branch)}{'' if network.skip == 1 else f', skip={network.skip}'})"
     if isinstance(network, Repeat):
         return f"repeat({network.times}, {describe(network.block)})"
+    if isinstance(network, Branches):
+        parts = (f"chain({describe(b)})" if isinstance(b, Chain) else describe(b) for b in network.branches)
+        return f"{'stacked' if network.stacked else 'added'}({', '.join(parts)})"
     return _describe_layer(network)
 
 

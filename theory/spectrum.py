@@ -18,13 +18,13 @@ from theory.bound import Bound
 from theory.compose import (
     Algebra,
     Coefficients,
+    Indices,
     Jet,
     Parallel,
     Regularity,
     Series,
     Tree,
     coefficients,
-    leaves,
     propagate,
     regularity,
 )
@@ -48,6 +48,7 @@ class Numbers:
     at: Coefficients
     parameter: int | None
     whole: Coefficients
+    names: tuple[str, ...] = ()
 
     @property
     def has_parameters(self) -> bool:
@@ -65,7 +66,7 @@ class Evaluated:
     def jet(self, direction: list[Any], root_samples: Any) -> Jet:
         """`(a . u, u^T M u, u^T M_1 u)` along a non-negative direction, by the rule itself."""
         zero = Jet(_ZERO, _ZERO, _ZERO)
-        return propagate(self.tree, zero, iter(direction), root_samples, lambda leaf: leaf.at)
+        return propagate(self.tree, zero, lambda leaf: direction[leaf.parameter], root_samples, lambda leaf: leaf.at)
 
 
 def evaluated(tree: Tree, values: Values, *, fed: bool = False) -> Evaluated:
@@ -88,8 +89,7 @@ def evaluated(tree: Tree, values: Values, *, fed: bool = False) -> Evaluated:
                 checked.add(assumption)
         return memo[bound.expression]
 
-    parameter = iter(range(1 << 30))
-    count = sum(leaf.has_parameters for leaf in leaves(tree))
+    parameter = Indices(0)
     infinite = False
 
     def leaf_numbers(leaf: Any, fed: bool) -> Numbers:
@@ -99,7 +99,7 @@ def evaluated(tree: Tree, values: Values, *, fed: bool = False) -> Evaluated:
             # nothing before this layer depends on a parameter: J, XX and XT multiply zero
             here = replace(here, J=_ZERO, XX=_ZERO, XT=_ZERO)
         infinite |= any(not value.is_finite() for value in (here.J, here.D, here.XX, here.XT, here.TT))
-        return Numbers(here, next(parameter) if leaf.has_parameters else None, whole)
+        return Numbers(here, parameter(leaf) if leaf.has_parameters else None, whole, leaf.names)
 
     def convert(node: Any, fed: bool) -> tuple[Any, bool]:
         if isinstance(node, Series):
@@ -109,13 +109,12 @@ def evaluated(tree: Tree, values: Values, *, fed: bool = False) -> Evaluated:
                 members.append(new)
             return Series(tuple(members)), fed
         if isinstance(node, Parallel):
-            skip, _ = convert(node.skip, fed)
-            branch, fed_branch = convert(node.branch, fed)
-            return Parallel(skip, branch), fed or fed_branch
+            branches = [convert(branch, fed) for branch in node.branches]
+            return replace(node, branches=tuple(new for new, _ in branches)), any(fed for _, fed in branches)
         return leaf_numbers(node, fed), fed or node.has_parameters
 
     converted, _ = convert(tree, fed)
-    return Evaluated(converted, count, infinite)
+    return Evaluated(converted, parameter.next, infinite)
 
 
 def _firsts(node: Any, first: Any, direction: list[Any], store: dict[int, Any], position: Iterator[int]) -> Any:
@@ -125,9 +124,7 @@ def _firsts(node: Any, first: Any, direction: list[Any], store: dict[int, Any], 
             first = _firsts(member, first, direction, store, position)
         return first
     if isinstance(node, Parallel):
-        return _firsts(node.skip, first, direction, store, position) + _firsts(
-            node.branch, first, direction, store, position
-        )
+        return sum((_firsts(branch, first, direction, store, position) for branch in node.branches), _ZERO)
     store[next(position)] = first
     out = node.at.J * first
     return out if node.parameter is None else out + node.at.D * direction[node.parameter]
@@ -160,8 +157,10 @@ def _back(
             adjoint = _back(member, adjoint, direction, firsts, position, root_samples, out)
         return adjoint
     if isinstance(node, Parallel):
-        branch = _back(node.branch, adjoint, direction, firsts, position, root_samples, out)
-        return branch + _back(node.skip, adjoint, direction, firsts, position, root_samples, out)
+        total = _Adjoint(_ZERO, _ZERO, _ZERO)
+        for branch in reversed(node.branches):
+            total = total + _back(branch, adjoint, direction, firsts, position, root_samples, out)
+        return total
     at, first = node.at, firsts[next(position)]
     second, by_sample = adjoint.second, adjoint.by_sample
     if not at.sample_wise:
@@ -172,7 +171,7 @@ def _back(
     if node.parameter is not None:
         u = direction[node.parameter]
         into_first = into_first + 2 * at.XT * u * mixed
-        out[node.parameter] = at.D * adjoint.first + 2 * (at.XT * first + at.TT * u) * mixed
+        out[node.parameter] += at.D * adjoint.first + 2 * (at.XT * first + at.TT * u) * mixed
     return _Adjoint(into_first, at.J * second, at.J * by_sample)
 
 

@@ -346,6 +346,8 @@ def supremum_abs(f: Expr, z: Symbol, low: Expr = S.NegativeInfinity, high: Expr 
     above = supremum(f, z, low, high)
     if above.value is S.Infinity:
         return above
+    if low == -high and sympy.expand(f + f.subs(z, -z)) == 0:
+        return above  # an odd function: both have one supremum
     below = supremum(-f, z, low, high)
     if above.exact and below.exact:
         return above if _larger((above.value, S.Zero), (below.value, S.One))[1] == 0 else below

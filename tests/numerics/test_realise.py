@@ -297,10 +297,10 @@ def test_parameters_are_listed_in_the_order_of_the_atoms() -> None:
     assert [(spec.path, spec.shape) for spec in realisation.parameters] == [
         ("0.weight", (5, 3)),
         ("0.bias", (5,)),
-        ("1.branch.3.weight", (5, 5)),
-        ("1.branch.3.map.1.gain", (5,)),
-        ("2.branch.3.gain", (5,)),
-        ("3.branch.3.gain", (5,)),
+        ("1.1.3.weight", (5, 5)),
+        ("1.1.3.map.1.gain", (5,)),
+        ("2.1.3.gain", (5,)),
+        ("3.1.3.gain", (5,)),
     ]
     assert realisation.groups == (slice(0, 20), slice(20, 50), slice(50, 55), slice(55, 60))
 

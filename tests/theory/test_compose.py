@@ -51,7 +51,7 @@ def records(draw: Any) -> LayerBounds:
 
 trees = st.recursive(
     records(),
-    lambda inner: st.lists(inner, max_size=3).map(lambda m: compose(*m)) | inner.map(lambda b: Parallel(SKIP, b)),
+    lambda inner: st.lists(inner, max_size=3).map(lambda m: compose(*m)) | inner.map(lambda b: Parallel((SKIP, b))),
     max_leaves=4,
 )
 
@@ -126,7 +126,7 @@ def test_the_rule_is_exact_for_positive_scalar_layers_and_a_residual() -> None:
         d = [sympy.diff(branch, *v).subs({x: value, t: 1}) for v in ((x,), (t,), (x, x), (x, t), (t, t))]
         return LayerBounds(*map(Bound.upper, d), Bound.lower(0), Bound.lower(0), True)
 
-    jet = jet_of(compose(Parallel(SKIP, leaf(1)), Parallel(SKIP, leaf(f.subs(at)))), S(1), by_input=True)
+    jet = jet_of(compose(Parallel((SKIP, leaf(1))), Parallel((SKIP, leaf(f.subs(at))))), S(1), by_input=True)
     order = (x, t, u)
     for i, v in enumerate(order):
         assert jet.first[i].expression == sympy.diff(whole, v).subs(at)
@@ -164,7 +164,7 @@ def test_a_difference_of_singular_values_stops_at_zero() -> None:
 
 def test_a_residual_loses_its_branch_slope_and_gains_nothing_from_its_kernel() -> None:
     branch = LayerBounds(*(Bound.upper(v) for v in (S(1) / 4, 1, 0, 1, 0)), Bound.lower(0), Bound.lower(3), True)
-    low = regularity(compose(Parallel(SKIP, branch), Parallel(SKIP, branch)))
+    low = regularity(compose(Parallel((SKIP, branch)), Parallel((SKIP, branch))))
     assert low.sigma_min.expression == S(9) / 16
     assert low.lambda_min.expression == S(9) / 16 * 3 + 3
 

@@ -46,7 +46,7 @@ def records(draw: Any) -> LayerBounds:
 
 trees = st.recursive(
     records(),
-    lambda inner: st.lists(inner, max_size=4).map(lambda m: compose(*m)) | inner.map(lambda b: Parallel(SKIP, b)),
+    lambda inner: st.lists(inner, max_size=4).map(lambda m: compose(*m)) | inner.map(lambda b: Parallel((SKIP, b))),
     max_leaves=8,
 )
 

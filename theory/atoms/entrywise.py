@@ -100,6 +100,15 @@ def activation_facts(name: str) -> ActivationFacts:
 
 
 @cache
+def third_derivative(name: str) -> Extremum:
+    """Supremum of `|phi'''|` (the Lipschitz constant of `phi''`), `oo` where `phi''` jumps."""
+    second = sympy.diff(ACTIVATIONS[name], z, 2)
+    if activation_facts(name).curvature.value is S.Infinity or _jumps(second):
+        return Extremum(S.Infinity, True, 0.0, None, "the second derivative jumps, so it has no Lipschitz constant")
+    return supremum_abs(sympy.diff(second, z), z)
+
+
+@cache
 def _slope_range(name: str) -> Expr:
     """A number `q` such that on `[-b, b]` with `b < q` the infimum of `phi'` is at an end."""
     slope = sympy.diff(ACTIVATIONS[name], z)
@@ -187,7 +196,12 @@ class Entrywise(Atom):
             ),
             least,
             sample_wise=True,
+            third=self._third(source) if domain.third else None,
         )
+
+    def _third(self, source: str) -> Bound:
+        third = third_derivative(self.activation)
+        return Bound.upper(third.value, source=source, attained=f"z = {third.at}; {third.method}")
 
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
         facts = activation_facts(self.activation)
@@ -196,7 +210,13 @@ class Entrywise(Atom):
         shape = features.shape
         at_zero = sympy.Abs(ACTIVATIONS[self.activation].subs(z, 0))
         size = Bound.upper(facts.size.value, quantity="entry norm", source=f"sup |phi|, {facts.size.method}")
-        counts = {"frobenius": shape.size, "sample": shape.features, "feature": shape.samples, "entry": S.One}
+        counts = {
+            "frobenius": shape.size,
+            "sample": shape.sample_size,
+            "position": shape.features,
+            "feature": shape.columns,
+            "entry": S.One,
+        }
         norms = {}
         # the operator norm is deliberately absent: sigma_max(phi(Z)) <= Lip sigma_max(Z) is false
         for name, count in counts.items():

@@ -99,7 +99,7 @@ class Centre(FixedLinear):
         return "X -> X (I - 1 1^T / N)" if self.axis == "samples" else "X -> (I - 1 1^T / d) X"
 
     def length(self, shape: Shape) -> Expr:
-        return shape.samples if self.axis == "samples" else shape.features
+        return shape.columns if self.axis == "samples" else shape.features
 
     def gram(self, shape: Shape) -> tuple[Expr, Expr]:
         return S.One, S.NegativeOne
@@ -125,7 +125,7 @@ class Centre(FixedLinear):
         return super().bounds(features, domain)
 
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
-        kept = ("frobenius", "operator", "feature" if self.axis == "samples" else "sample")
+        kept = ("frobenius", "operator", *(("feature",) if self.axis == "samples" else ("sample", "position")))
         norms = {name: getattr(features, name) for name in kept}
         norms["entry"] = features.entry * 2
         return FeatureBounds.from_norms(
@@ -154,7 +154,7 @@ class Crop(FixedLinear):
         excess = shape.features - self.features
         if excess.is_negative:
             raise ValueError(f"crop to {self.features} features: the input has only {shape.features}")
-        return Shape(self.features, shape.samples)
+        return replace(shape, features=self.features)
 
     def gram(self, shape: Shape) -> tuple[Expr, Expr]:
         return S.One, S.Zero

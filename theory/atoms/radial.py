@@ -115,7 +115,7 @@ class Radial(Atom):
     def _vector_norm(self, features: FeatureBounds) -> Bound:
         return {
             "samples": features.feature,
-            "features": features.sample,
+            "features": features.position,
             "entries": features.entry,
             "matrix": features.frobenius,
         }[self.axis]
@@ -146,8 +146,8 @@ class Radial(Atom):
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
         one = Bound.upper(1, quantity="norm of a normalised vector", source="|u| / sqrt(eps + |u|^2) < 1", sharp=True)
         shrink = radial_constants().jacobian.subs({_EPS: self.eps})
-        rows, columns = features.shape.features, features.shape.samples
-        vector = {"samples": "feature", "features": "sample", "entries": "entry", "matrix": "frobenius"}[self.axis]
+        rows, columns = features.shape.features, features.shape.columns
+        vector = {"samples": "feature", "features": "position", "entries": "entry", "matrix": "frobenius"}[self.axis]
         count = {"samples": rows, "features": columns, "entries": rows * columns, "matrix": S.One}[self.axis]
         norms = {vector: one}
         shrunk = features.frobenius * shrink

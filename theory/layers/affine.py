@@ -22,7 +22,7 @@ WEIGHT_AXES = {"row": "samples", "entry": "entries", "frobenius": "matrix"}
 class Affine(Layer):
     """`X -> A X`, with `bias` `A X + b 1^T`; with `weight_norm` the matrix is `A = R(V)`, with `gain` `A = diag(g) R(V)`.
 
-    `R` normalises every row, every entry or all of `V`: `u -> u / sqrt(eps + |u|^2)`.
+    On a grid the same matrix acts at every position. Layers with one `path` share their parameters. `R` normalises every row, every entry or all of `V`: `u -> u / sqrt(eps + |u|^2)`.
     """
 
     features: Expr
@@ -30,6 +30,7 @@ class Affine(Layer):
     weight_norm: str | None = None
     gain: bool = False
     eps: Expr = symbols.eps
+    path: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", sympy.sympify(self.features))
@@ -51,7 +52,7 @@ class Affine(Layer):
         if self.weight_norm is None:
             return ()
         radial = Radial(WEIGHT_AXES[self.weight_norm], self.eps)
-        return (radial, Gain()) if self.gain else (radial,)
+        return (radial, Gain(path=self.path)) if self.gain else (radial,)
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
-        return (MatMul(self.features, self.bias, self.parameter_map()),)
+        return (MatMul(self.features, self.bias, self.parameter_map(), path=self.path),)

@@ -28,6 +28,7 @@ class Normalisation(Layer):
     eps: Expr = symbols.eps
     gain: bool = False
     shift: bool = False
+    path: str = ""
 
     axis: ClassVar[str]
     centred: ClassVar[bool]
@@ -50,14 +51,14 @@ class Normalisation(Layer):
         return frozenset({"input_jacobian_norm", "input_param", "param_param", "tangent_kernel_lambda_min"}) - rowwise
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
-        length = shape.samples if self.axis == "samples" else shape.features
+        length = shape.columns if self.axis == "samples" else shape.features
         if self.centred and length == 1:
             raise ValueError(
                 f"{type(self).__name__} over a single entry of the {self.axis} is constantly zero: give at least two {self.axis}"
             )
         normalise = (Radial(self.axis, length * self.eps), Scale(sympy.sqrt(length)))
         before = (Centre(self.axis),) if self.centred else ()
-        after = (Gain(self.shift),) if self.gain else ()
+        after = (Gain(self.shift, self.path),) if self.gain else ()
         return before + normalise + after
 
 
