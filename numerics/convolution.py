@@ -270,7 +270,7 @@ class Symbol:
         return torch.cat(pieces, -1)
 
     def chunks(self, frequencies: Tensor, memory: int) -> Iterator[tuple[slice, Tensor]]:
-        """Networks and frequencies whose blocks (with their Gram matrices and a copy) fit the budget."""
+        """Networks and frequencies whose blocks (with their Gram matrices and what the eigenvalues need) fit the budget."""
         size = 16 * (2 * self.out * self.columns + 3 * self.side**2)
         count = max(1, memory // size)
         step = max(1, min(len(self.taps[0]), count // len(frequencies) or 1))
@@ -280,10 +280,11 @@ class Symbol:
 
     @property
     def relative(self) -> float:
-        """Allowance on an eigenvalue of a Gram matrix: its formation (`columns` terms), and Cholesky or eigenvalues of order `side`.
+        """Allowance on the largest eigenvalue of a Gram matrix, relative to it: for its formation and for the eigenvalue itself.
 
-        A product's error is at most `gamma_c |H| |H|^T` by entries, of norm at most `gamma_c side lambda`; a Cholesky
-        factorisation that runs to completion proves `lambda_min >= -gamma_n trace`. The factor 8 covers complex arithmetic.
+        A product with `c` terms has an error of at most `gamma_c |H| |H|^*` by entries, of norm at most `gamma_c side lambda`; the computed
+        eigenvalues are those of a matrix at a distance of at most a modest multiple of `side eps lambda` (backward stability,
+        as LAPACK states it). The factor 8 covers complex arithmetic and that multiple.
         """
         return 8 * (max(self.out, self.columns) + self.side + 8) * (self.side + 1) * EPS
 
@@ -292,41 +293,6 @@ class Symbol:
         """Allowance on a singular value for the rounding of the block: `gamma sum_t |A_t|_F <= gamma sqrt(taps) |A|_F`."""
         taps = sum(t.shape[1] for t in self.taps)
         return 8 * (taps + 8) * math.sqrt(taps) * EPS * self.frobenius
-
-
-def _estimates(gram: Tensor) -> Tensor:
-    """Lower estimates of the largest eigenvalues by a few power steps: they only decide what is looked at first."""
-    start = draw((gram.shape[-1], 1), gram.real, torch.Generator().manual_seed(0)).to(gram.dtype)
-    v, norm = start.expand(*gram.shape[:-1], 1), torch.ones((), device=gram.device, dtype=DTYPE)
-    for _ in range(8):
-        v = gram @ v
-        norm = torch.linalg.vector_norm(v, dim=(-2, -1), keepdim=True)
-        v = v / _nonzero(norm)
-    return norm[..., 0, 0]
-
-
-def _raised(best: Tensor, gram: Tensor, relative: float, tiny: Tensor) -> Tensor:
-    """The largest of `best (B,)` and of all eigenvalues of `gram (B, F, n, n)`, up to the allowances.
-
-    A Cholesky factorisation of `t I - G` proves that all eigenvalues of `G` are below `t`, at a tenth of the cost of computing them;
-    only blocks where it fails get their eigenvalues, the most promising one of each network first.
-    """
-    estimate, pending = _estimates(gram), torch.ones(gram.shape[:2], dtype=torch.bool, device=gram.device)
-    checked = bool((best > 0).any())
-    while True:
-        if checked:
-            where = pending.nonzero(as_tuple=True)
-            shifted = -gram[where]
-            shifted.diagonal(dim1=-2, dim2=-1).add_((best * (1 + relative) + tiny)[where[0]].unsqueeze(-1))
-            pending[where] = torch.linalg.cholesky_ex(shifted).info != 0
-        rows = pending.any(-1).nonzero().squeeze(-1)
-        if len(rows) == 0:
-            return best
-        picked = estimate.masked_fill(~pending, -1.0).argmax(-1)[rows]
-        values = torch.linalg.eigvalsh(gram[rows, picked])[..., -1]
-        best = best.index_copy(0, rows, torch.maximum(best[rows], values))
-        pending[rows, picked] = False
-        checked = True
 
 
 def _circular_norm(symbol: Symbol, twist: tuple[bool, ...], memory: int) -> Tensor:
@@ -338,8 +304,8 @@ def _circular_norm(symbol: Symbol, twist: tuple[bool, ...], memory: int) -> Tens
     for rows, frequencies in symbol.chunks(symbol.half(twist), memory):
         block = symbol.at(frequencies, rows)
         gram = block @ block.mH if symbol.out <= symbol.columns else block.mH @ block
-        best[rows] = _raised(best[rows], gram, symbol.relative, absolute[rows] ** 2)
-    norm = (best * (1 + 2 * symbol.relative)).clamp(min=0).sqrt() + 2 * absolute
+        best[rows] = best[rows].maximum(torch.linalg.eigvalsh(gram)[..., -1].amax(-1))
+    norm = (best * (1 + symbol.relative)).sqrt() + absolute
     return norm * largest * (1 + 4 * EPS)
 
 
@@ -363,8 +329,8 @@ def convolution_norm(
 
     Exact up to rounding for full circular padding; else the norm of the circular convolution of which it is a compression
     (or `|A| sqrt(largest coverage)` where a small grid makes that one smaller). It is inflated by the allowance of its own rounding, a
-    relative `4 (columns + side + 8) (side + 1) eps` (5e-10 for 512 channels, 1e-12 for 16) from the Gram matrices, and
-    `16 (taps + 8) sqrt(taps) eps |A|_F` from the phases.
+    relative `4 (columns + side + 8) (side + 1) eps` (5e-10 for 512 channels, 6e-13 for 16) from the eigenvalues of the Gram
+    matrices, and `8 (taps + 8) sqrt(taps) eps |A|_F` from the phases.
 
     Args:
         matrix: `A`, `(*batch, rows, columns)`, as `numerics.realise` stores the weight (after its normalisation, if any); float64.
