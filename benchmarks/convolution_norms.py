@@ -91,8 +91,8 @@ def main() -> None:
     for channels, length, stride in TIMES:
         case, matrix = layer(channels, length, stride), gaussian(channels, 0)[0].to(device)
         times = [
-            seconds(device, lambda: convolution_norm(matrix, *case, twists=False)),  # noqa: B023
-            seconds(device, lambda: convolution_norm(matrix, *case)),  # noqa: B023
+            seconds(device, lambda: convolution_norm(matrix, *case, dense=0, twists=False)),  # noqa: B023
+            seconds(device, lambda: convolution_norm(matrix, *case, dense=0)),  # noqa: B023
             seconds(device, lambda: all_singular_values(matrix, *case)),  # noqa: B023
             seconds(device, lambda: exact_norm(matrix[None], *case, tolerance=1e-6, starts=1)),  # noqa: B023
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -31,6 +32,9 @@ from theory.records import Shape
 
 ROUNDING = 1e-10
 """Far above the allowance of a matrix of this file's sizes (below 1e-12), far below any looseness that matters."""
+
+circle_norm = partial(convolution_norm, dense=0)
+"""The norm from the symbol also where a map is small enough to be decomposed whole."""
 
 Case = tuple[MatMul, Shape]
 
@@ -128,7 +132,7 @@ def test_singular_values_of_a_circular_convolution_are_those_of_its_dense_matrix
 def test_norm_of_a_circular_convolution_is_exact_and_never_below(name: str) -> None:
     case = CIRCULAR[name]
     matrix = weights(case, 3)
-    exact, bound = dense_norm(matrix, case), convolution_norm(matrix, *case)
+    exact, bound = dense_norm(matrix, case), circle_norm(matrix, *case)
     assert bool((bound >= exact).all())
     torch.testing.assert_close(bound, exact, rtol=ROUNDING, atol=0)
 
@@ -139,7 +143,7 @@ def test_every_bound_is_at_least_the_norm_of_the_dense_matrix(name: str, twists:
     case = EVERY[name]
     matrix = weights(case, 4)
     exact = dense_norm(matrix, case)
-    assert bool((convolution_norm(matrix, *case, twists=twists) >= exact).all())
+    assert bool((circle_norm(matrix, *case, twists=twists) >= exact).all())
     assert bool((symbol_supremum(matrix, *case) >= exact).all())
     for form, value in closed_forms(matrix, *case).items():
         assert bool((value >= exact).all()), form
@@ -153,7 +157,7 @@ def test_a_transposed_convolution_has_the_norm_of_the_convolution(name: str) -> 
     blocks = matrix.reshape(2, groups, matrix.shape[1] // groups, matrix.shape[2])
     stored = blocks.mT.reshape(2, -1, matrix.shape[1] // groups)  # the adjoint of every block, below one another
     torch.testing.assert_close(dense_matrix(stored, *other), dense_matrix(matrix, *case).mT, rtol=0, atol=1e-13)
-    torch.testing.assert_close(convolution_norm(stored, *other), convolution_norm(matrix, *case), rtol=1e-13, atol=0)
+    torch.testing.assert_close(circle_norm(stored, *other), circle_norm(matrix, *case), rtol=1e-13, atol=0)
 
 
 def test_circular_norm_on_the_same_grid_does_not_bound_zero_padding() -> None:
@@ -161,11 +165,11 @@ def test_circular_norm_on_the_same_grid_does_not_bound_zero_padding() -> None:
     matrix = torch.tensor([[1.0, -1.0]], dtype=DTYPE)
     sides = {"features": (1, 1), "padding": ((0, 1),)}
     circular, zeros = convolution((3,), (2,), mode="circular", **sides), convolution((3,), (2,), **sides)
-    same_grid, exact = float(convolution_norm(matrix, *circular)), float(dense_norm(matrix, zeros))
+    same_grid, exact = float(circle_norm(matrix, *circular)), float(dense_norm(matrix, zeros))
     assert same_grid == pytest.approx(math.sqrt(3), rel=ROUNDING)
     assert exact == pytest.approx(2 * math.cos(math.pi / 7), rel=ROUNDING)
-    larger = float(convolution_norm(matrix, *zeros, twists=False))
-    twisted = float(convolution_norm(matrix, *zeros))
+    larger = float(circle_norm(matrix, *zeros, twists=False))
+    twisted = float(circle_norm(matrix, *zeros))
     assert larger == pytest.approx(2, rel=ROUNDING)
     assert twisted == pytest.approx(2 * math.cos(math.pi / 8), rel=ROUNDING)
     assert same_grid < exact < twisted < larger
@@ -190,9 +194,7 @@ def test_the_twisted_circle_is_exact_for_a_positive_second_difference(length: in
         torch.tensor([[1.0, 2.0, 1.0]], dtype=DTYPE),
         convolution((length,), (3,), features=(1, 1), padding=(1,)),
     )
-    assert float(convolution_norm(matrix, *case)) == pytest.approx(
-        2 + 2 * math.cos(math.pi / (length + 1)), rel=ROUNDING
-    )
+    assert float(circle_norm(matrix, *case)) == pytest.approx(2 + 2 * math.cos(math.pi / (length + 1)), rel=ROUNDING)
 
 
 def test_enlargement_is_half_the_kernel_for_centred_taps_and_shared_by_both_ends() -> None:
@@ -210,18 +212,18 @@ def test_one_position_less_is_not_enough() -> None:
     case = convolution((3,), (3,), features=(1, 1), padding=(1,))
     smaller = convolution((3,), (3,), features=(1, 1), padding=(1,), mode="circular")
     matrix = weights(case, 200)
-    assert bool((convolution_norm(matrix, *smaller) < dense_norm(matrix, case) * (1 - 1e-6)).any())
+    assert bool((circle_norm(matrix, *smaller) < dense_norm(matrix, case) * (1 - 1e-6)).any())
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_batch_is_its_members_and_chunks_do_not_matter(name: str) -> None:
     case = EVERY[name]
     matrix = weights(case, 2, 3)
-    bound = convolution_norm(matrix, *case)
+    bound = circle_norm(matrix, *case)
     assert bound.shape == (2, 3)
-    single = torch.stack([convolution_norm(one, *case) for one in matrix.flatten(0, 1)]).reshape(2, 3)
+    single = torch.stack([circle_norm(one, *case) for one in matrix.flatten(0, 1)]).reshape(2, 3)
     torch.testing.assert_close(bound, single, rtol=1e-13, atol=0)
-    torch.testing.assert_close(convolution_norm(matrix, *case, memory=1), single, rtol=1e-13, atol=0)
+    torch.testing.assert_close(circle_norm(matrix, *case, memory=1), single, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("name", ["1d, dilation and stride", "2d, stride 2", "2d, replicate", "3d"])
@@ -230,7 +232,7 @@ def test_groups_give_the_largest_of_their_blocks(name: str) -> None:
     grouped = (replace(atom, features=2 * atom.features, groups=2), replace(shape, features=2 * shape.features))
     matrix = weights(grouped)
     blocks = torch.stack(matrix.chunk(2))
-    for bound in (convolution_norm, symbol_supremum):
+    for bound in (circle_norm, symbol_supremum):
         expected = bound(blocks, atom, shape).amax(0)
         torch.testing.assert_close(bound(matrix, *grouped), expected, rtol=1e-13, atol=0)
 
@@ -245,8 +247,8 @@ def test_groups_give_the_largest_of_their_blocks(name: str) -> None:
 def test_norms_are_homogeneous(name: str, factor: float, exponent: int, seed: int) -> None:
     case = EVERY[name]
     matrix, scale = weights(case, seed=seed), -factor * 2.0**exponent
-    scaled = convolution_norm(scale * matrix, *case)
-    torch.testing.assert_close(scaled, abs(scale) * convolution_norm(matrix, *case), rtol=1e-12, atol=0)
+    scaled = circle_norm(scale * matrix, *case)
+    torch.testing.assert_close(scaled, abs(scale) * circle_norm(matrix, *case), rtol=1e-12, atol=0)
     facts, others = weight_facts(matrix), weight_facts(scale * matrix)
     for field in ("frobenius", "operator", "row", "column", "entry"):
         torch.testing.assert_close(getattr(others, field), abs(scale) * getattr(facts, field), rtol=1e-12, atol=0)
@@ -269,9 +271,9 @@ def test_no_window_on_one_axis_escapes_its_bound(
         return
     case = convolution((length,), (kernel,), stride=(stride,), padding=(padding,), dilation=(dilation,), mode=mode)
     matrix = weights(case, 3, seed=seed)
-    exact, bound = dense_norm(matrix, case), convolution_norm(matrix, *case)
+    exact, bound = dense_norm(matrix, case), circle_norm(matrix, *case)
     assert bool((bound >= exact).all())
-    assert bool((convolution_norm(matrix, *case, twists=False) >= exact).all())
+    assert bool((circle_norm(matrix, *case, twists=False) >= exact).all())
     if circle(case[0].windows, 0, length).exact:
         torch.testing.assert_close(bound, exact, rtol=ROUNDING, atol=1e-300)
 
@@ -284,9 +286,19 @@ def test_zero_equal_and_cancelling_weights_are_no_special_case(mode: str) -> Non
     single[:, 1::3] = weights(case)[:, 1::3]  # all blocks are equal
     around = convolution((1,), (2,), padding=((0, 1),), mode="circular", features=(1, 1))
     for matrix in (equal, single):
-        assert float(convolution_norm(matrix, *case)) >= float(dense_norm(matrix, case))
-    assert float(convolution_norm(zero, *case)) == 0
-    assert 0 <= float(convolution_norm(torch.tensor([[1.0, -1.0]], dtype=DTYPE), *around)) < 1e-12
+        assert float(circle_norm(matrix, *case)) >= float(dense_norm(matrix, case))
+    assert float(circle_norm(zero, *case)) == 0
+    assert 0 <= float(circle_norm(torch.tensor([[1.0, -1.0]], dtype=DTYPE), *around)) < 1e-12
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_small_maps_are_decomposed_whole_so_their_norm_is_exact(name: str) -> None:
+    case = EVERY[name]
+    matrix = weights(case, 2, 2)
+    exact = dense_norm(matrix, case)
+    for bound in (convolution_norm(matrix, *case), convolution_norm(matrix, *case, memory=100_000)):
+        assert bool((bound >= exact).all())
+        torch.testing.assert_close(bound, exact, rtol=ROUNDING, atol=0)
 
 
 @pytest.mark.parametrize("name", ["1d, stride", "2d, same", "2d, reflect", "2d, groups"])
@@ -364,6 +376,6 @@ def test_bad_input_is_refused_by_name() -> None:
 def test_a_gpu_gives_the_same_norms() -> None:
     case = BOUNDED["2d, mixed"]
     matrix = weights(case, 3)
-    there = convolution_norm(matrix.to(choose("cuda")), *case)
+    there = circle_norm(matrix.to(choose("cuda")), *case)
     assert there.device.type == "cuda"
-    torch.testing.assert_close(there.cpu(), convolution_norm(matrix, *case), rtol=1e-12, atol=0)
+    torch.testing.assert_close(there.cpu(), circle_norm(matrix, *case), rtol=1e-12, atol=0)
