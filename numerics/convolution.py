@@ -323,7 +323,7 @@ def matrix_norm(matrix: Tensor) -> Tensor:
 
 
 def convolution_norm(
-    matrix: Tensor, atom: MatMul, shape: Shape, *, dense: int = 512, twists: bool = True, memory: int = MEMORY
+    matrix: Tensor, atom: MatMul, shape: Shape, *, dense: int = 256, twists: bool = True, memory: int = MEMORY
 ) -> Tensor:
     """Certified upper bound of the operator norm of the linear map `X -> A W(X)` of an atom at given weights.
 
