@@ -264,7 +264,7 @@ class Symbol:
             for axis, points in enumerate(self.points):
                 # whole turns are taken off as integers, so the angle is right to rounding
                 turns += (frequencies[:, axis : axis + 1] * exponents[axis] % (2 * points)).to(DTYPE) / (2 * points)
-            angle = (2 * math.pi * turns).to(taps.device)
+            angle = (2 * math.pi * (turns % 1)).to(taps.device)
             block = torch.complex(angle.cos() @ taps[rows], angle.sin() @ taps[rows])
             pieces.append(block.reshape(*block.shape[:-1], self.out, -1))
         return torch.cat(pieces, -1)
@@ -330,7 +330,7 @@ def convolution_norm(
     Exact up to rounding for full circular padding and for small maps, which are decomposed whole; else the norm of the circular
     convolution of which it is a compression (or `|A| sqrt(largest coverage)` where a small grid makes that one smaller). It is inflated by the allowance of its own rounding, a
     relative `4 (columns + side + 8) (side + 1) eps` (5e-10 for 512 channels, 6e-13 for 16) from the eigenvalues of the Gram
-    matrices, and `8 (taps + 8) sqrt(taps) eps |A|_F` from the phases.
+    matrices, and `8 (taps + 8) sqrt(taps) eps |A|_F` (or less) from the sums over taps and their phases.
 
     Args:
         matrix: `A`, `(*batch, rows, columns)`, as `numerics.realise` stores the weight (after its normalisation, if any); float64.
@@ -354,7 +354,10 @@ def convolution_norm(
     if min(outputs, inputs) <= dense and 24 * outputs * inputs <= memory:
         one = MatMul(symbol.out, windows=kernel.windows), Shape(width, 1, kernel.grid)
         parts = flat.flatten(0, -3).split(memory // (24 * outputs * inputs))
-        return torch.cat([matrix_norm(dense_matrix(part, *one)) for part in parts]).reshape(*kernel.batch, -1).amax(-1)
+        norms = torch.cat([matrix_norm(dense_matrix(part, *one)) for part in parts])
+        # taps that meet one position were added: |error| <= gamma |A|_F |W|
+        size = flat.abs().amax((-2, -1)) * math.sqrt(flat.shape[-2] * flat.shape[-1] * kernel.coverage())
+        return (norms.reshape(size.shape) + (kernel.windows.taps + 8) * EPS * size).amax(-1)
     # along an axis with one exponent the blocks differ by a unimodular factor
     points = tuple(axis.points if len(set(axis.exponents)) > 1 else 1 for axis in axes)
     symbol = replace(symbol, points=points)
@@ -450,7 +453,7 @@ def closed_forms(matrix: Tensor, atom: MatMul, shape: Shape) -> dict[str, Tensor
     up = 1 + 8 * (flat.shape[-1] + flat.shape[-2] + 8) * EPS
     options = {
         "coverage": matrix_norm(flat) * root * up,
-        "frobenius": torch.linalg.matrix_norm(flat) * root * up,
+        "frobenius": torch.linalg.matrix_norm(flat) * root * (1 + (flat.shape[-2] * flat.shape[-1] + 8) * EPS),
         "unfoldings": torch.stack(unfolded).amin(0) * math.sqrt(kernel.windows.taps) * filling * up,
         "sums": (rows * columns).sqrt() * filling * up,
     }
@@ -478,6 +481,8 @@ def exact_norm(
 
     The referee of `convolution_norm` and the denominator of tightness figures; see `numerics.measure.operator_norm`.
     """
+    if matrix.ndim != 3:
+        raise ValueError(f"the weight matrix has shape {tuple(matrix.shape)}: expected (B, rows, columns)")
     apply, inputs = _realised(matrix, atom, shape, 1), _integer(shape.sample_size, "numbers in a sample")
     x = torch.zeros(len(matrix), inputs, 1, dtype=DTYPE, device=matrix.device).requires_grad_()
     with torch.enable_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 import pytest
@@ -149,6 +150,16 @@ def test_every_bound_is_at_least_the_norm_of_the_dense_matrix(name: str, twists:
         assert bool((value >= exact).all()), form
 
 
+def test_taps_that_cancel_leave_their_rounding_in_the_bound() -> None:
+    """Three taps around a single pixel: `0.1 + 0.2 - 0.3` of the three floats, exactly, is 2.8e-17 (float sums give 0 or 5.6e-17)."""
+    case = convolution((1,), (3,), features=(1, 1), padding=((0, 2),), mode="circular")
+    for numbers in ((0.1, 0.2, -0.3), (0.1, -0.3, 0.2), (-0.3, 0.2, 0.1)):
+        exact = abs(sum(map(Fraction, numbers)))
+        assert exact > 0
+        for norm in (circle_norm, convolution_norm):
+            assert Fraction(float(norm(torch.tensor([numbers], dtype=DTYPE), *case))) >= exact
+
+
 @pytest.mark.parametrize("name", [name for name, (atom, _) in EVERY.items() if atom.windows is not None])
 def test_a_transposed_convolution_has_the_norm_of_the_convolution(name: str) -> None:
     case = EVERY[name]
@@ -288,7 +299,9 @@ def test_zero_equal_and_cancelling_weights_are_no_special_case(mode: str) -> Non
     for matrix in (equal, single):
         assert float(circle_norm(matrix, *case)) >= float(dense_norm(matrix, case))
     assert float(circle_norm(zero, *case)) == 0
-    assert 0 <= float(circle_norm(torch.tensor([[1.0, -1.0]], dtype=DTYPE), *around)) < 1e-12
+    assert float(convolution_norm(zero, *case)) == 0
+    for norm in (circle_norm, convolution_norm):
+        assert 0 <= float(norm(torch.tensor([[1.0, -1.0]], dtype=DTYPE), *around)) < 1e-12
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -363,6 +376,8 @@ def test_bad_input_is_refused_by_name() -> None:
         convolution_norm(matrix, atom, Shape(3, 1, (4, Name("h", positive=True, integer=True))))
     with pytest.raises(ValueError, match="windows over 2 axes"):
         convolution_norm(matrix, atom, Shape(3, 1, (4,)))
+    with pytest.raises(ValueError, match=r"expected \(B, rows, columns\)"):
+        exact_norm(matrix, *case)
     with pytest.raises(TypeError, match="convert it"):
         weight_facts(matrix.float())
     with pytest.raises(ValueError, match="not finite"):
