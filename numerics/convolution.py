@@ -11,11 +11,11 @@ Along one axis a tap picks position `o stride - before + t dilation` for output 
 
 * **Zero padding.** Write the input into a circle of `P` positions, zeros elsewhere (an isometry `E`), convolve circularly with
   the same stride, keep the outputs asked for (`R`, a selection): `T = R C E`, so `|T| <= |C|`, as soon as no filled position
-  meets a stored one on the circle and the outputs are distinct. With `q` from `q_min` to `q_max` the positions that live taps
-  pick and `lo..hi` the stored ones among them, that is `P >= hi - q_min + 1`, `P >= q_max - lo + 1`, `P > (outputs - 1) stride`,
-  rounded up to a multiple of the stride. Both ends may share the added zeros: a centred kernel of `k` taps needs `floor(k/2)`
-  more positions (times the dilation). Taps that only ever pick filled positions are dropped first. Nothing is said about the
-  least singular value: a compression may lower it to 0.
+  meets a stored one on the circle. With `q` from `q_min` to `q_max` the positions that live taps pick and `lo..hi` the stored ones
+  among them, that is `P >= hi - q_min + 1` and `P >= q_max - lo + 1`, rounded up to a multiple of the stride. (Two outputs that
+  share a place on the circle then pick filled positions only, and count for nothing.) Both ends may share the added zeros: a
+  centred kernel of `k` taps needs `floor(k/2)` more positions (times the dilation). Taps that only ever pick filled positions are
+  dropped first. Nothing is said about the least singular value: a compression may lower it to 0.
 
 * **Twists.** The same argument holds on a circle that multiplies what goes around by `exp(i phi)`, for the zeros never
   let a stored entry meet one that went around. Its frequencies are `(2 pi j + phi) / P`. With `phi` 0 or pi on every axis
@@ -117,7 +117,7 @@ def circle(windows: Windows, axis: int, length: int) -> Axis:
     live = [tap for tap in range(kernel) if picks[tap]] or [0]
     inside = [q for tap in live for q in picks[tap]] or [0]
     first, last = live[0] * dilation - before, (outputs - 1) * stride - before + live[-1] * dilation
-    points = -(-max(max(inside) - first + 1, last - min(inside) + 1, (outputs - 1) * stride + 1) // stride)
+    points = -(-max(max(inside) - first + 1, last - min(inside) + 1) // stride)
     offsets = [tap * dilation for tap in live]
     return Axis(
         tuple(live),
