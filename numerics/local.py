@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,16 @@ import sympy
 import torch
 from torch import Tensor
 
-from numerics.realise import Allocator, operation
+from numerics.convolution import convolution_norm, weight_facts
+from numerics.realise import Allocator, axis_view, operation
 from theory.atoms.base import Atom, Domain
+from theory.atoms.bilinear import MatMul
+from theory.atoms.radial import Radial
 from theory.bound import Bound
-from theory.compose import Coefficients, Jet, coefficients, through
+from theory.compose import Algebra, Coefficients, Jet, Parallel, Series, coefficients, regularity, through
 from theory.evaluate import evaluate
 from theory.network import Join, output_shape
-from theory.records import NORMS, FeatureBounds, Shape
+from theory.records import FeatureBounds, Shape
 
 ALLOWANCE = 1e-9
 """Relative allowance for rounding that every certified number is enlarged (diminished) by."""
@@ -80,34 +83,44 @@ def largest(form: Form) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Local(Domain):
-    """The ball of a given radius around given parameters: what the domain says of each array by its name."""
+    """The ball of a given radius around given parameters: what the domain says of each array by its name.
 
-    arrays: Mapping[str, Tensor] | None = None
+    Attributes:
+        arrays: the parameters at the centre.
+        distance: the radius of the ball (`radius`, of the ball around zero, stays infinite).
+        map_norms: norms of convolutions on the ball, filled in when they are met.
+    """
+
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
     distance: float = 0.0
-    map_norms: Mapping[str, float] | None = None
+    map_norms: dict[str, float] = field(default_factory=dict)
 
     def parameter(self, shape: Shape, path: str = "") -> FeatureBounds:
-        array = (self.arrays or {})[path]
+        array = self.arrays[path]
         matrix = array if array.ndim == 2 else array.reshape(-1, 1)
-        singular = torch.linalg.svdvals(matrix)
-        rows, columns = matrix.shape
+        facts = weight_facts(matrix)
         norms = {
-            "frobenius": torch.linalg.vector_norm(matrix),
-            "operator": singular[0],
-            "sample": torch.linalg.vector_norm(matrix, dim=0).max(),
-            "feature": torch.linalg.vector_norm(matrix, dim=1).max(),
-            "entry": matrix.abs().max(),
+            "frobenius": facts.frobenius,
+            "operator": facts.operator,
+            "sample": facts.column,
+            "feature": facts.row,
+            "entry": facts.entry,
         }
-        least = max(0.0, float(singular[-1]) * (1 - ALLOWANCE) - self.distance)
+        floors = {
+            "matrix": torch.linalg.vector_norm(matrix),
+            "samples": torch.linalg.vector_norm(matrix, dim=1).min(),
+            "features": torch.linalg.vector_norm(matrix, dim=0).min(),
+            "entries": matrix.abs().min(),
+        }
         return FeatureBounds.of(
             shape,
-            {name: _upper(float(value) * (1 + ALLOWANCE) + self.distance, "weights") for name, value in norms.items()},
-            sigma_min=Bound.lower(least if rows >= columns else 0.0, source="weights"),
-            row_sigma_min=Bound.lower(least if rows <= columns else 0.0, source="weights"),
-        )
+            {name: _upper(float(value) + self.distance, "weights") for name, value in norms.items()},
+            sigma_min=_lower(float(facts.sigma_min) - self.distance, "weights"),
+            row_sigma_min=_lower(float(facts.row_sigma_min) - self.distance, "weights"),
+        ).with_floors({axis: _lower(float(v) * (1 - ALLOWANCE) - self.distance, "weights") for axis, v in floors.items()})
 
     def map_norm(self, path: str) -> Bound | None:
-        value = (self.map_norms or {}).get(path)
+        value = self.map_norms.get(path)
         return None if value is None else _upper(value, "exact norm of the convolution")
 
 
@@ -115,114 +128,193 @@ def _upper(value: float, source: str) -> Bound:
     return Bound.upper(sympy.oo if math.isinf(value) else sympy.Float(value), source=source)
 
 
-def feature_norms(x: Tensor, shape: Shape) -> dict[str, float]:
-    """The norms of `FeatureBounds` of one feature array `(d, N)`."""
+def _lower(value: float, source: str) -> Bound:
+    return Bound.lower(sympy.Float(max(0.0, value)), source=source)
+
+
+def feature_norms(x: Tensor, shape: Shape) -> tuple[dict[str, float], float, float]:
+    """The norms of `FeatureBounds` of one feature array `(d, N)`, and its least singular values by columns and by rows.
+
+    The largest and least singular values come from the smaller Gram matrix; the least are lowered by the rounding of that.
+    """
     features, samples = int(shape.features), int(shape.samples)
     matrix = x.reshape(features, -1)
-    return {
+    wide = matrix.shape[0] <= matrix.shape[1]
+    spectrum = torch.linalg.eigvalsh(matrix @ matrix.mT if wide else matrix.mT @ matrix)
+    top, rounding = float(spectrum[-1].clamp(min=0)), max(matrix.shape) * torch.finfo(x.dtype).eps * 8
+    least = math.sqrt(max(0.0, float(spectrum[0]) - rounding * top))
+    norms = {
         "frobenius": float(torch.linalg.vector_norm(x)),
-        "operator": float(torch.linalg.matrix_norm(matrix, 2)) if x.numel() else 0.0,
+        "operator": math.sqrt(top),
         "sample": float(torch.linalg.vector_norm(x.reshape(-1, samples), dim=0).max()),
         "feature": float(torch.linalg.vector_norm(matrix, dim=1).max()),
         "entry": float(x.abs().max()),
         "position": float(torch.linalg.vector_norm(matrix, dim=0).max()),
     }
+    by_columns = least if matrix.shape[1] <= matrix.shape[0] else 0.0
+    return norms, by_columns, least if wide else 0.0
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One atom's numbers on the ball: what the regularity fold reads."""
+
+    at: Coefficients
+    names: tuple[str, ...]
+    label: str
+    shape: Shape
 
 
 @dataclass(frozen=True)
 class State:
-    """What is known at one point of the depth."""
+    """What is known at one point of the depth: features and jet on the ball, features at the centre, how far they move."""
 
     shape: Shape
     known: FeatureBounds
     jet: Jet
-    value: Tensor
+    centre: Tensor
+    move: float
+
+
+def _subtract(lower: float, upper: float) -> float:
+    return max(0.0, lower - upper)
+
+
+FLOATS = Algebra(lambda leaf: leaf.at, 1.0, 1.0, 0.0, _subtract)
 
 
 class Walk:
-    """One pass over an expanded network (every parameterised atom has a path): jets and features on the ball."""
+    """One pass over an expanded network whose parameterised atoms all have paths: jets and features on the ball.
 
-    def __init__(self, arrays: Mapping[str, Tensor], radius: float, third: bool, measure: bool, map_norms: Mapping[str, float] | None = None) -> None:
+    Args:
+        arrays: the parameters at the centre by their names.
+        radius: of the ball.
+        third: whether the third derivatives are carried.
+        measure: whether first derivatives are measured at the centre, where that is affordable.
+    """
+
+    def __init__(self, arrays: Mapping[str, Tensor], radius: float, *, third: bool = True, measure: bool = True) -> None:
         self.radius, self.third, self.measure = radius, third, measure
-        self.domain = Local(third=third, arrays={k: v.detach() for k, v in arrays.items()}, distance=radius, map_norms=map_norms)
-        self.arrays = dict(arrays)
-        self.index: dict[str, int] = {}
+        self.arrays = {name: array.detach().clone().requires_grad_(measure) for name, array in arrays.items()}
+        self.domain = Local(third=third, arrays={k: v.detach() for k, v in self.arrays.items()}, distance=radius)
+        self.paths = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in arrays))
         self.allocator = Allocator()
 
-    def start(self, x: Tensor, shape: Shape, count: int) -> State:
-        known = FeatureBounds.of(shape, {n: _upper(v * (1 + ALLOWANCE), "data") for n, v in feature_norms(x, shape).items()})
-        zero = [Form(np.zeros((count,) * order)) for order in (1, 2, 3)]
+    def __call__(self, parts: Sequence[Atom | Join], x: Tensor, shape: Shape) -> tuple[State, Series]:
+        """The state at the output for the input `x (d, N)`, and the tree of the leaves."""
+        norms, by_columns, by_rows = feature_norms(x, shape)
+        known = FeatureBounds.of(
+            shape,
+            {name: _upper(value * (1 + ALLOWANCE), "data") for name, value in norms.items()},
+            sigma_min=_lower(by_columns, "data"),
+            row_sigma_min=_lower(by_rows, "data"),
+        )
+        zero = [Form(np.zeros((len(self.paths),) * order)) for order in (1, 2, 3)]
         jet = Jet(zero[0], zero[1], zero[1], *((zero[2], zero[2]) if self.third else (None, None)))
-        return State(shape, known, jet, x)
+        return self._run(parts, State(shape, known, jet, x, 0.0))
 
-    def run(self, parts: Sequence[Atom | Join], state: State) -> State:
+    def _run(self, parts: Sequence[Atom | Join], state: State) -> tuple[State, Series]:
+        members = []
         for part in parts:
-            state = self._join(part, state) if isinstance(part, Join) else self._atom(part, state)
-        return state
+            state, member = self._join(part, state) if isinstance(part, Join) else self._atom(part, state)
+            members.append(member)
+        return state, Series(tuple(members))
 
-    def _atom(self, atom: Atom, state: State) -> State:
-        bounds = atom.bounds(state.known, self.domain)
+    def _atom(self, atom: Atom, state: State) -> tuple[State, Leaf]:
+        known = self._with_floors(atom, state)
+        if isinstance(atom, MatMul):
+            self._convolution(atom, state.shape)
+        bounds = atom.bounds(known, self.domain)
         numbers = coefficients(bounds, lambda bound: evaluate(bound, {}))
-        root = math.sqrt(float(state.shape.samples))
         unit = None
         if bounds.has_parameters:
-            index = self.index.setdefault(bounds.names[0], len(self.index))
-            unit = Form(np.eye(len(state.jet.first.array))[index])
-        jet = through(numbers, state.jet, unit, root)
+            unit = Form(np.eye(len(self.paths))[self.paths.index(bounds.names[0])])
+        jet = through(numbers, state.jet, unit, math.sqrt(float(state.shape.samples)))
         apply = operation(atom, state.shape, self.allocator, "")
-        value = apply([self.arrays[spec.name] for spec in self.allocator.specs], state.value)
-        shape = output_shape(atom, state.shape)
-        return self._refined(State(shape, atom.forward(state.known, self.domain), jet, value))
+        centre = apply([self.arrays[spec.name] for spec in self.allocator.specs], state.centre)
+        out = State(output_shape(atom, state.shape), atom.forward(known, self.domain), jet, centre, 0.0)
+        return self._refined(out), Leaf(numbers, bounds.names, atom.formula, state.shape)
 
-    def _join(self, join: Join, state: State) -> State:
-        ends = [self.run(branch, state) for branch in join.branches]
-        jet = ends[0].jet
+    def _join(self, join: Join, state: State) -> tuple[State, Parallel]:
+        ends, trees = zip(*(self._run(branch, state) for branch in join.branches), strict=True)
+        jet, centre = ends[0].jet, ends[0].centre
         for end in ends[1:]:
-            jet = jet + end.jet
-        value = torch.cat([e.value for e in ends], -2) if join.stacked else sum((e.value for e in ends[1:]), ends[0].value)
+            jet, centre = jet + end.jet, torch.cat([centre, end.centre], -2) if join.stacked else centre + end.centre
         shape = output_shape(join, state.shape)
-        unknown = FeatureBounds.unbounded(shape)
-        return self._refined(State(shape, unknown, jet, value))
+        out = State(shape, FeatureBounds.unbounded(shape), jet, centre, 0.0)
+        return self._refined(out), Parallel(trees, join.stacked)
+
+    def _convolution(self, atom: MatMul, shape: Shape) -> None:
+        """The exact norm of a convolution at the centre, plus what the ball adds: `R |W|`."""
+        if atom.windows is None or atom.parameter_map:
+            return
+        norm = float(convolution_norm(self.domain.arrays[f"{atom.path}.weight"], atom, shape, twists=False))
+        grid = atom.output_shape(shape) if atom.transposed else shape
+        most = math.prod(float(atom.windows.coverage(axis, length)[0]) for axis, length in enumerate(grid.grid))
+        self.domain.map_norms[atom.path] = norm + self.radius * math.sqrt(most)
+
+    def _with_floors(self, atom: Atom, state: State) -> FeatureBounds:
+        """For a normalisation: how small the vectors can become that it divides by their norms."""
+        if not isinstance(atom, Radial):
+            return state.known
+        view, dims = axis_view(atom, state.shape, "")
+        viewed = view(state.centre.detach())
+        norms = viewed.abs() if not dims else torch.linalg.vector_norm(viewed, dim=dims)
+        floor = float(norms.min()) * (1 - ALLOWANCE) - state.move
+        return state.known.with_floors({atom.axis: _lower(floor, "centre and movement")})
 
     def _refined(self, state: State) -> State:
         """What the centre tells: features move by at most `R |a|`, first derivatives by at most `R |M|`."""
-        jet, centre = state.jet, state.value.detach()
-        if self.measure:
-            measured = self._measured(state)
-            if measured is not None:
-                drift = self.radius * np.linalg.norm(jet.second.array, axis=1)
-                jet = replace(jet, first=Form(np.minimum(jet.first.array, measured * (1 + ALLOWANCE) + drift)))
-        move = 0.0 if self.radius == 0 else self.radius * float(np.linalg.norm(jet.first.array))
+        jet, centre = state.jet, state.centre.detach()
+        measured = self._measured(state) if self.measure else None
+        if measured is not None:
+            drift = np.zeros(len(measured)) if self.radius == 0 else self.radius * _row_norms(jet.second.array)
+            jet = replace(jet, first=Form(np.minimum(jet.first.array, measured * (1 + ALLOWANCE) + drift)))
+        move = 0.0 if self.radius == 0 else self.radius * largest(jet.first) * (1 + ALLOWANCE)
+        centre_norms, by_columns, by_rows = feature_norms(centre, state.shape)
         norms = {}
-        for name, value in feature_norms(centre, state.shape).items():
-            at_most = value * (1 + ALLOWANCE) + move
+        for name, value in centre_norms.items():
             forward = evaluate(getattr(state.known, name), {})
-            norms[name] = _upper(min(at_most, forward), "centre and movement")
-        known = FeatureBounds.of(state.shape, norms, sigma_min=state.known.sigma_min, row_sigma_min=state.known.row_sigma_min)
-        return replace(state, known=known, jet=jet)
+            norms[name] = _upper(min(value * (1 + ALLOWANCE) + move, forward), "centre and movement")
+        known = FeatureBounds.of(
+            state.shape,
+            norms,
+            sigma_min=_lower(max(by_columns - move, evaluate(state.known.sigma_min, {})), "centre and movement"),
+            row_sigma_min=_lower(max(by_rows - move, evaluate(state.known.row_sigma_min, {})), "centre and movement"),
+        )
+        return replace(state, known=known, jet=jet, move=move)
 
     def _measured(self, state: State) -> np.ndarray | None:
-        """Operator norms at the centre of the derivative of the features by each parameter index."""
-        if not state.value.requires_grad:
+        """Operator norms at the centre of the derivative of the features by the parameters of each path."""
+        if not state.centre.requires_grad:
             return None
-        blocks: dict[int, list[Tensor]] = {}
-        for name, array in self.arrays.items():
-            index = self.index.get(name.rsplit(".", 1)[0])
-            if index is not None:
-                blocks.setdefault(index, []).append(array)
-        outputs = state.value.numel()
-        if outputs * sum(a.numel() for group in blocks.values() for a in group) > JACOBIAN_ENTRIES:
+        arrays = list(self.arrays.values())
+        outputs = state.centre.numel()
+        if outputs * sum(array.numel() for array in arrays) > JACOBIAN_ENTRIES:
             return None
-        flat = state.value.reshape(-1)
-        arrays = [a for group in blocks.values() for a in group]
-        eye = torch.eye(outputs, dtype=flat.dtype)
-        rows = torch.autograd.grad(flat, arrays, eye, retain_graph=True, is_grads_batched=True, allow_unused=True)
-        gradient = dict(zip(map(id, arrays), rows, strict=True))
-        result = np.zeros(len(state.jet.first.array))
-        for index, group in blocks.items():
-            pieces = [gradient[id(a)].reshape(outputs, -1) for a in group if gradient[id(a)] is not None]
+        eye = torch.eye(outputs, dtype=state.centre.dtype)
+        gradients = torch.autograd.grad(
+            state.centre.reshape(-1), arrays, eye, retain_graph=True, is_grads_batched=True, allow_unused=True
+        )
+        result = np.zeros(len(self.paths))
+        for index, path in enumerate(self.paths):
+            pieces = [
+                gradient.reshape(outputs, -1)
+                for name, gradient in zip(self.arrays, gradients, strict=True)
+                if gradient is not None and name.rsplit(".", 1)[0] == path
+            ]
             if pieces:
                 jacobian = torch.cat(pieces, 1)
                 gram = jacobian @ jacobian.T if outputs <= jacobian.shape[1] else jacobian.T @ jacobian
                 result[index] = math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1])))
         return result
+
+
+def _row_norms(matrix: np.ndarray) -> np.ndarray:
+    """Euclidean norms of the rows, infinite where an entry is."""
+    return np.sqrt((matrix**2).sum(1))
+
+
+def floor_of(tree: Any) -> float:
+    """`inf lambda_min(DF DF^T)` on the ball from below, by the regularity inequality."""
+    return float(regularity(tree, FLOATS).lambda_min) * (1 - ALLOWANCE)

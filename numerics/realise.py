@@ -153,10 +153,10 @@ def _flat(matrix: Tensor, samples: int) -> Tensor:
     return matrix.reshape(*matrix.shape[:-2], -1, samples)
 
 
-def _axis(shape: Shape, axis: str, path: str) -> tuple[Callable[[Tensor], Tensor], tuple[int, ...]]:
-    """How to view `(*batch, features positions, N)` as `(*batch, groups, features, positions, N)`, and which dimensions an axis has."""
+def axis_view(atom: Centre | Radial, shape: Shape, path: str) -> tuple[Callable[[Tensor], Tensor], tuple[int, ...]]:
+    """How to view `(*batch, features positions, N)` as `(*batch, groups, features, positions, N)`, and which dimensions its axis has."""
     features, grid, _ = _sizes(shape, path)
-    dims = tuple(-3 + AXIS_ORDER.index(name) for name in OVER[axis])
+    dims = tuple(-3 + AXIS_ORDER.index(name) for name in OVER[atom.axis])
     return (lambda x: x.reshape(*x.shape[:-2], features, math.prod(grid), x.shape[-1])), dims
 
 
@@ -165,7 +165,7 @@ AXIS_ORDER = ("features", "positions", "samples")
 
 @operation.register
 def _(atom: Centre, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    view, dims = _axis(shape, atom.axis, path)
+    view, dims = axis_view(atom, shape, path)
 
     def centre(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         viewed = view(x)
@@ -185,7 +185,7 @@ def _(atom: Radial, shape: Shape, allocator: Allocator, path: str) -> Operation:
     eps = number(atom.eps, f"{path}: eps")
     if atom.axis == "entries":
         return lambda parameters, x: x * (eps + x * x).rsqrt()
-    view, dims = _axis(shape, atom.axis, path)
+    view, dims = axis_view(atom, shape, path)
 
     def radial(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         viewed = view(x)

@@ -39,6 +39,10 @@ class Cost(ABC):
         """Upper bound of `|grad c|` for the cost `c` of one sample, not divided by `N`."""
 
     @abstractmethod
+    def third_derivative(self) -> Bound:
+        """Upper bound of the third derivative's norm for the cost of one sample, not divided by `N`."""
+
+    @abstractmethod
     def gradient_domination(self, samples: Expr) -> Bound:
         """Lower bound of `|grad gamma|^2` in terms of the value `gamma` (a symbol)."""
 
@@ -246,6 +250,15 @@ class CrossEntropy(Cost):
             steps=_hessian_steps(),
         )
 
+    def third_derivative(self) -> Bound:
+        constants = softmax_constants()
+        return Bound.upper(
+            constants.second,
+            quantity="third derivative of one sample's cost",
+            source="the third derivative of log sum exp is a third central moment",
+            steps=constants.steps,
+        )
+
     def gradient_domination(self, samples: Expr) -> Bound:
         k = self.classes
         return Bound.lower(
@@ -299,6 +312,11 @@ class SquaredError(Cost):
             quantity="gradient norm of one sample",
             source="squared error's gradient grows with the residual",
             sharp=True,
+        )
+
+    def third_derivative(self) -> Bound:
+        return Bound.upper(
+            0, quantity="third derivative of one sample's cost", source="squared error is quadratic", sharp=True
         )
 
     def gradient_domination(self, samples: Expr) -> Bound:

@@ -194,6 +194,26 @@ def expand(network: Network, shape: Shape) -> tuple[tuple[Atom | Join, ...], Sha
     return tuple(atoms), shape
 
 
+def named(network: Network, prefix: str = "") -> Network:
+    """The description with a name for the parameters of every layer: its own where it has one, else its place (`2.branch.0`).
+
+    Repetitions are unrolled, as each has parameters of its own.
+
+    Raises:
+        ValueError: a repetition with a symbolic depth.
+    """
+    if isinstance(network, Repeat):
+        network = network.unrolled()
+    below = f"{prefix}." if prefix else ""
+    if isinstance(network, Chain):
+        return Chain(tuple(named(m, f"{below}{i}") for i, m in enumerate(network.members)))
+    if isinstance(network, Residual):
+        return replace(network, branch=named(network.branch, f"{below}branch"))
+    if isinstance(network, Branches):
+        return replace(network, branches=tuple(named(b, f"{below}{i}") for i, b in enumerate(network.branches)))
+    return replace(network, path=prefix or "layer") if getattr(network, "path", None) == "" else network
+
+
 def walk(network: Network) -> Iterator[Network]:
     """The network and all its parts, outside in."""
     yield network

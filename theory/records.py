@@ -72,6 +72,8 @@ class FeatureBounds:
         sigma_min: lower bound of `sigma_N`, the smallest of the singular values counted by columns.
         row_sigma_min: lower bound of the smallest singular value counted by rows (`inf |X^T y| / |y|`).
         position: upper bound of every column's norm; without a grid the same as `sample`.
+        floors: lower bounds of the norm of every vector along an axis of normalisation (`theory.atoms.axes`), by the axis;
+            known around a given point only.
         centred: whether every row has zero mean; its entries are then at most `sqrt(1 - 1/N)` times its norm.
         centred_samples: the same for every column.
 
@@ -89,6 +91,7 @@ class FeatureBounds:
     row_sigma_min: Bound
     centred: bool = False
     centred_samples: bool = False
+    floors: tuple[tuple[str, Bound], ...] = ()
 
     @classmethod
     def unbounded(cls, shape: Shape) -> FeatureBounds:
@@ -221,6 +224,10 @@ class FeatureBounds:
             centred=centred,
             centred_samples=centred_samples,
         )
+
+    def with_floors(self, floors: Mapping[str, Bound]) -> FeatureBounds:
+        """The record with lower bounds of the norms of the vectors along axes of normalisation."""
+        return replace(self, floors=tuple(floors.items()))
 
     def norms(self) -> dict[str, Bound]:
         return {name: getattr(self, name) for name in NORMS}

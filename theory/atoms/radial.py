@@ -63,6 +63,16 @@ def _squared_norm(order: int) -> Expr:
     return sympy.factor(sympy.simplify(in_rho * eps**order).subs(a, sympy.sqrt(_X)))
 
 
+@lru_cache(maxsize=3)
+def radial_beyond(order: int) -> tuple[Expr, tuple[Step, ...]]:
+    """`C` with `|D^n R[v, .., v]| <= C / q^{n/2}`, `q = eps + |u|^2`: what is left of the derivatives away from zero, free of `eps`."""
+    squared = _squared_norm(order)
+    scaled = sympy.cancel(squared / (1 - _RHO) ** order)
+    top = supremum_on_unit_square(sympy.expand(scaled), _X, _RHO)
+    claim = f"|D^{order} R[v, .., v]|^2 = ({scaled}) / q^{order} with q = eps + |u|^2 = eps / (1 - rho_r)"
+    return sympy.sqrt(top.value), (Step(claim, (sympy.expand(scaled * (1 - _RHO) ** order - squared),)),)
+
+
 @lru_cache(maxsize=1)
 def radial_third() -> RadialThird:
     """Derive the norm of the third derivative as those of the first two."""
@@ -160,6 +170,12 @@ class Radial(Atom):
             least = Bound.lower(
                 value, attained="radial direction at the largest norm", parents=(norm,), sharp=norm.sharp, **facts
             )
+        floor = dict(features.floors).get(self.axis)
+        if floor is not None and floor.expression.is_positive:
+            first, second, *third = (self._beyond(order, floor, facts) for order in range(1, 4 if domain.third else 3))
+            return LayerBounds.without_parameters(
+                first, second, least, sample_wise=self.sample_wise, third=third[0] if third else None
+            )
         return LayerBounds.without_parameters(
             Bound.upper(constants.jacobian.subs(at), attained=constants.jacobian_at, sharp=True, **facts),
             Bound.upper(constants.second.subs(at), attained=constants.second_at, sharp=True, **facts),
@@ -167,6 +183,12 @@ class Radial(Atom):
             sample_wise=self.sample_wise,
             third=self._third(facts) if domain.third else None,
         )
+
+    def _beyond(self, order: int, floor: Bound, facts: dict[str, Any]) -> Bound:
+        """Norm of a derivative where every vector has at least the norm `floor`: it falls with the norm."""
+        constant, steps = radial_beyond(order)
+        value = constant / (self.eps + floor.expression**2) ** sympy.Rational(order, 2)
+        return Bound.upper(value, parents=(floor,), **{**facts, "steps": steps})
 
     def _third(self, facts: dict[str, Any]) -> Bound:
         third = radial_third()
