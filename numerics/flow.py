@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import sympy
 
@@ -40,6 +41,11 @@ class Step:
     layer: Network | None = None
     stacked: bool = False
     part: tuple[Step, int, int] | None = None
+
+    @cached_property
+    def depth(self) -> int:
+        """Length of the longest path from the input."""
+        return 1 + max((each.depth for each in self.inputs), default=-1)
 
 
 def _regrouped(step: Step, sizes: Sizes) -> Step:
@@ -244,14 +250,14 @@ def summed(values: Sequence[Value]) -> Value:
     if len(shapes) != 1:
         listed = " and ".join(str(value.shape) for value in values)
         raise ValueError(f"adds tensors of shapes {listed}: give both the same shape, values are not broadcast")
-    lead = next((value for value in values if value.step.inputs), values[0])
+    lead = min(values, key=lambda value: value.step.depth)  # the trunk keeps its layout, branches follow
     steps = tuple(value.arranged(*lead.axes).step for value in values)
     return replace(lead, step=Step(lead.step.sizes, steps))
 
 
 def concatenated(values: Sequence[Value], dimension: int) -> Value:
     """The tensors below one another along a torch dimension."""
-    lead = next((value for value in values if value.step.inputs), values[0]).with_features(dimension)
+    lead = min(values, key=lambda value: value.step.depth).with_features(dimension)
     steps = [value.arranged(*lead.axes).step for value in values]
     shape = list(lead.shape)
     shape[dimension] = sum(value.shape[dimension] for value in values)

@@ -159,11 +159,11 @@ class Site:
         used = next((n for n, o in bindings.origins.items() if o == origin and n != name), None)
         if used is not None:
             raise ValueError(
-                f"the parameter {origin} is used as {used} and as {name}: a shared parameter has one place in all its layers, and is not shared transposed"
+                f"the parameter {origin} is used as {used} and as {name}: a shared parameter has the same place in all its layers"
             )
         if bindings.origins.get(name, origin) != origin:
             raise ValueError(
-                f"{name} would be both {bindings.origins[name]} and {origin}: layers that share a weight share all their parameters"
+                f"{name} would be both {bindings.origins[name]} and {origin}: layers that share a weight share all their parameters, and not transposed"
             )
         bindings.origins[name] = origin
         bindings.values[name] = value.detach().double()
