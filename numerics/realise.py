@@ -17,6 +17,7 @@ import torch
 from sympy import Expr, Symbol
 from torch import Tensor
 
+from theory.atoms.attention import ScaledDotProduct
 from theory.atoms.axes import OVER
 from theory.atoms.bilinear import Gain, MatMul
 from theory.atoms.entrywise import Entrywise
@@ -296,6 +297,32 @@ def _(atom: Softmax, shape: Shape, allocator: Allocator, path: str) -> Operation
         return _flat(weights / weights.sum(-2, keepdim=True), samples)
 
     return softmax
+
+
+@operation.register
+def _(atom: ScaledDotProduct, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    _, grid, samples = _sizes(shape, path)
+    tokens, size = math.prod(grid), _size(atom.head_size(shape), f"{path}: features of a head")
+    seen = torch.ones(tokens, tokens, dtype=torch.bool).triu() if atom.causal else None  # key x query
+
+    def attend(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        viewed = x.reshape(*x.shape[:-2], 3, atom.heads, size, tokens, samples).movedim(-1, -4)
+        queries, keys, values = viewed.unbind(-5)  # (*batch, N, heads, e, T)
+        scores = keys.mT @ queries * (1 / math.sqrt(size))
+        if seen is not None:
+            mask = seen.to(x.device)
+            scores = torch.where(mask, scores, scores.new_full((), -math.inf))
+            # hidden scores are below every shift, and a constant has no derivative
+            scores = torch.where(mask, scores - scores.amax(-2, keepdim=True).detach(), scores.new_zeros(()))
+            weights = torch.exp(scores) * mask
+        else:
+            weights = torch.exp(
+                scores - scores.amax(-2, keepdim=True).detach()
+            )  # the shift prevents overflow and cancels
+        means = values @ (weights / weights.sum(-2, keepdim=True))
+        return means.movedim(-4, -1).reshape(*x.shape[:-2], -1, samples)
+
+    return attend
 
 
 @operation.register

@@ -257,10 +257,13 @@ def _at_least_one(ratio: Expr) -> bool:
     """
     integers: dict[Expr, Expr] = {}
     shares: dict[Expr, Expr] = {}
+    number = S.One
     for factor in sympy.Mul.make_args(ratio):
         base, exponent = factor.as_base_exp()
         share = 1 / (1 - base) if isinstance(base, sympy.Add) else None
-        if base.is_number and base.is_real:
+        if factor.is_number and factor.is_real:
+            number = number * factor
+        elif base.is_number and base.is_real:
             above = (base >= 1 and exponent.is_nonnegative) or (
                 base.is_positive and base <= 1 and exponent.is_nonpositive
             )
@@ -272,8 +275,10 @@ def _at_least_one(ratio: Expr) -> bool:
             integers[base] = exponent
         else:
             return False
-    return all(integers.get(n, S.Zero) >= sympy.Max(0, b) for n, b in shares.items()) and all(
-        a.is_nonnegative for a in integers.values()
+    return (
+        bool(number >= 1)
+        and all(integers.get(n, S.Zero) >= sympy.Max(0, b) for n, b in shares.items())
+        and all(a.is_nonnegative for a in integers.values())
     )
 
 

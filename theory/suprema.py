@@ -355,11 +355,17 @@ def supremum_abs(f: Expr, z: Symbol, low: Expr = S.NegativeInfinity, high: Expr 
 
 
 def supremum_on_unit_square(f: Expr, x: Symbol, y: Symbol) -> Extremum:
-    """The supremum of a polynomial `f(x, y)`, quadratic in `x`, over `[0, 1]^2`, and the point where it is attained.
+    """The supremum of a polynomial `f(x, y)` over `[0, 1]^2`, and a point where it is attained.
 
-    For each `y` the best `x` is an end or the stationary point, so three one-dimensional suprema remain, the last over
-    those `y` at which the stationary point lies inside.
+    Quadratic in `x`: for each `y` the best `x` is an end or the stationary point, so three one-dimensional suprema remain, the last
+    over those `y` at which the stationary point lies inside. Of higher degree: the largest value on the four sides, with a proof
+    that nothing inside is larger.
+
+    Raises:
+        NotImplementedError: of higher degree, where the proof fails (a larger value inside, for one).
     """
+    if Poly(f, x).degree() > 2:
+        return _supremum_on_sides(f, x, y)
     candidates: list[tuple[Expr, Expr, Expr]] = []
     for end in (S.Zero, S.One):
         here = supremum(sympy.expand(f.subs(x, end)), y, S.Zero, S.One)
@@ -377,3 +383,64 @@ def supremum_on_unit_square(f: Expr, x: Symbol, y: Symbol) -> Extremum:
         if _larger((candidate[0], S.One), (best[0], S.Zero))[1] == 1:
             best = candidate
     return Extremum(best[0], True, 0.0, sympy.Tuple(best[1], best[2]), "exact critical points in two variables")
+
+
+def _supremum_on_sides(f: Expr, x: Symbol, y: Symbol) -> Extremum:
+    sides = [(x, S.Zero, y), (x, S.One, y), (y, S.Zero, x), (y, S.One, x)]
+    best: tuple[Expr, Expr] | None = None
+    for fixed, end, free in sides:
+        here = supremum(sympy.expand(f.subs(fixed, end)), free, S.Zero, S.One)
+        point = sympy.Tuple(*((end, here.at) if fixed is x else (here.at, end)))
+        best = (here.value, point) if best is None else _larger(best, (here.value, point))
+    assert best is not None
+    if not _nonnegative_on_unit_square(sympy.expand(best[0] - f), x, y):
+        raise NotImplementedError(
+            f"no proof that {f} is at most its largest value {best[0]} on the sides of the square"
+        )
+    return Extremum(best[0], True, 0.0, best[1], "exact on the sides, inside by the signs of Bernstein coefficients")
+
+
+BERNSTEIN_DEPTH = 12
+"""How often a proof of a sign halves the square before it gives up."""
+
+
+def _nonnegative_on_unit_square(f: Expr, x: Symbol, y: Symbol) -> bool:
+    """Whether a polynomial with rational coefficients is proven `>= 0` on `[0, 1]^2`.
+
+    A polynomial lies between its least and its largest Bernstein coefficient. Factors that vanish on a side only are taken out first.
+    """
+    if f == 0:
+        return True
+    for symbol, factor in ((x, x), (x, 1 - x), (y, y), (y, 1 - y)):
+        while sympy.rem(f, factor, symbol) == 0:
+            f = sympy.quo(f, factor, symbol)
+    stack = [(Poly(f, x, y), 0)]
+    while stack:
+        polynomial, depth = stack.pop()
+        if min(_bernstein(polynomial)) >= 0:
+            continue
+        if depth == BERNSTEIN_DEPTH:
+            return False
+        axis = (x, y)[depth % 2]
+        for half in (axis / 2, (1 + axis) / 2):
+            stack.append((Poly(polynomial.as_expr().subs(axis, half), x, y), depth + 1))
+    return True
+
+
+def _bernstein(polynomial: Poly) -> list[Expr]:
+    """Coefficients in the Bernstein basis of the polynomial's own degrees."""
+    n, m = polynomial.degree_list()
+    return [
+        sympy.Add(
+            *(
+                polynomial.coeff_monomial((k, l))
+                * sympy.binomial(i, k)
+                * sympy.binomial(j, l)
+                / (sympy.binomial(n, k) * sympy.binomial(m, l))
+                for k in range(i + 1)
+                for l in range(j + 1)
+            )
+        )
+        for i in range(n + 1)
+        for j in range(m + 1)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from theory.compose import (
     lambda_max,
     regularity,
 )
-from theory.records import FeatureBounds, LayerBounds, Shape
+from theory.records import THIRD, FeatureBounds, LayerBounds, Shape
 
 rational = st.fractions("1/20", 4, max_denominator=20).map(lambda f: sympy.Rational(f.numerator, f.denominator))
 FEATURES = FeatureBounds.unbounded(Shape(3, 4))
@@ -132,6 +133,62 @@ def test_the_rule_is_exact_for_positive_scalar_layers_and_a_residual() -> None:
         assert jet.first[i].expression == sympy.diff(whole, v).subs(at)
         for l, w in enumerate(order):
             assert jet.second[i, l].expression == sympy.diff(whole, v, w).subs(at)
+
+
+def test_the_cubic_rule_is_exact_for_positive_scalar_layers_and_a_residual() -> None:
+    # f(t, x) = x + t x^2 + t^2 x^3 / 3 with every third derivative, at x = t = 1, then once more with its own parameter
+    x, t, u = sympy.symbols("x t u", positive=True)
+    branch = t * x**2 + t**2 * x**3 / 3 + t**3 * x
+    whole = (x + branch).subs({x: x + branch, t: u}, simultaneous=True)
+    at = {x: 1, t: 1, u: 1}
+
+    def leaf(value) -> LayerBounds:
+        def bound(*order) -> Bound:
+            return Bound.upper(sympy.diff(branch, *order).subs({x: value, t: 1}))
+
+        low = Bound.lower(0)
+        return LayerBounds(
+            *(bound(*v) for v in ((x,), (t,), (x, x), (x, t), (t, t))),
+            low,
+            low,
+            has_parameters=True,
+            input_input_input=bound(x, x, x),
+            input_input_param=bound(x, x, t),
+            input_param_param=bound(x, t, t),
+            param_param_param=bound(t, t, t),
+        )
+
+    tree = compose(Parallel((SKIP, leaf(1))), Parallel((SKIP, leaf((x + branch).subs(at)))))
+    jet = jet_of(tree, S(1), by_input=True, third=True)
+    order = (x, t, u)
+    for places in itertools.combinations_with_replacement(range(3), 3):
+        orders = set(itertools.permutations(places))
+        total = sum((b.expression for key, b in jet.third.items() if tuple(sorted(key)) == places), S(0))
+        assert total == len(orders) * sympy.diff(whole, *(order[i] for i in places)).subs(at), places
+        sampled = sum((b.expression for key, b in jet.third_by_sample.items() if tuple(sorted(key)) == places), S(0))
+        assert sampled == total  # one sample
+
+
+def test_a_collapsed_tree_keeps_the_third_derivatives_by_input_and_bounds_the_others() -> None:
+    layer = LayerBounds(
+        *(Bound.upper(v) for v in (2, 3, 5, 7, 11)),
+        Bound.lower(0),
+        Bound.lower(0),
+        has_parameters=True,
+        **{name: Bound.upper(v) for name, v in zip(THIRD, (13, 17, 19, 23), strict=True)},
+    )
+    tree = compose(layer, layer)
+    record, jet = collapse(tree, SAMPLES), jet_of(tree, SAMPLES, by_input=True, third=True)
+
+    def form(*u: int) -> sympy.Expr:
+        return sum((b.expression * u[key[0]] * u[key[1]] * u[key[2]] for key, b in jet.third.items()), S(0))
+
+    assert record.input_input_input.expression == form(1, 0, 0)
+    XXX, XXT, XTT, TTT = (getattr(record, name).expression for name in THIRD)
+    for x, a, b in itertools.product((0, 1, 2, 5), repeat=3):
+        together = sqrt(S(a * a + b * b))
+        one_index = XXX * x**3 + 3 * XXT * x**2 * together + 3 * XTT * x * together**2 + TTT * together**3
+        assert one_index >= form(x, a, b)
 
 
 @settings(max_examples=20, deadline=None)

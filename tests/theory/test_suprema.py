@@ -167,6 +167,19 @@ def test_stationary_points_of_a_quartic_are_complete() -> None:
     assert points == [-1, 0, 1]
 
 
+def test_of_higher_degree_the_square_needs_a_proof_and_refuses_without_one() -> None:
+    x, y = sympy.symbols("x y", nonnegative=True)
+    f = sympy.expand(1 + x**3 - 2 * x**3 * y + y**2 / 2)
+    found = supremum_on_unit_square(f, x, y)
+    assert found.value == 2
+    assert f.subs({x: found.at[0], y: found.at[1]}) == 2
+    # flat along a whole side: 3 (1 - y) (1 + x^3 y), largest at y = 0
+    assert supremum_on_unit_square(sympy.expand(3 * (1 - y) * (1 + x**3 * y)), x, y).value == 3
+    inside = sympy.expand(x**3 * (1 - x) * y * (1 - y))
+    with pytest.raises(NotImplementedError, match="sides"):
+        supremum_on_unit_square(inside, x, y)
+
+
 def test_the_supremum_on_the_unit_square_agrees_with_a_grid() -> None:
     x, y = sympy.symbols("x y", nonnegative=True)
     f = x * (1 - x) * (1 + y) - y**2 * x

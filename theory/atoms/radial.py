@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import sympy
 from sympy import Expr, S, Symbol
@@ -33,31 +34,54 @@ class RadialConstants:
     steps: tuple[Step, ...]
 
 
+@dataclass(frozen=True)
+class RadialThird:
+    """Supremum of the radial map's third derivative, in `eps`."""
+
+    value: Expr
+    at: str
+    steps: tuple[Step, ...]
+
+
 _EPS, _RADIUS = Symbol("eps", positive=True), Symbol("R", nonnegative=True)
+
+
+_X, _RHO = Symbol("x", nonnegative=True), Symbol("rho_r", nonnegative=True)
+"""Squared cosine of the angle between `v` and `u`, and `|u|^2 / (eps + |u|^2)`."""
+
+
+def _squared_norm(order: int) -> Expr:
+    """`|D^n R[v, .., v]|^2 eps^n` for a unit `v`, a polynomial in `x` and `rho_r`."""
+    eps, radius = _EPS, Symbol("r", nonnegative=True)
+    a, t = Symbol("a", real=True), Symbol("t", real=True)
+    b = sympy.sqrt(1 - a**2)
+    line = sympy.Matrix([radius + t * a, t * b])
+    image = line / sympy.sqrt(eps + line.dot(line))
+    derivative = image.diff(t, order).subs(t, 0)
+    norm = sympy.simplify(sympy.expand(derivative.dot(derivative)))
+    in_rho = norm.subs(radius, sympy.sqrt(eps * _RHO / (1 - _RHO)))
+    return sympy.factor(sympy.simplify(in_rho * eps**order).subs(a, sympy.sqrt(_X)))
+
+
+@lru_cache(maxsize=1)
+def radial_third() -> RadialThird:
+    """Derive the norm of the third derivative as those of the first two."""
+    squared = _squared_norm(3)
+    top = supremum_on_unit_square(sympy.expand(squared), _X, _RHO)
+    claim = f"|D^3R[v,v,v]|^2 = ({squared}) / eps^3; a symmetric trilinear map attains its norm at equal arguments"
+    at_zero = sympy.expand(squared.subs(_RHO, 0) - top.value)
+    steps = (Step(claim), Step("at u = 0 it is the supremum for every v", (at_zero,)))
+    return RadialThird(
+        sympy.sqrt(top.value) / _EPS ** sympy.Rational(3, 2), f"(x, rho_r) = {top.at}; {top.method}", steps
+    )
 
 
 @lru_cache(maxsize=1)
 def radial_constants() -> RadialConstants:
     """Derive the constants: with `q = eps + r^2`, `rho = r^2 / q` in [0, 1) and `x = a^2` in [0, 1], both squared norms are
     polynomials in `(x, rho)` divided by a power of `eps`."""
-    eps, radius = _EPS, Symbol("r", nonnegative=True)
-    a, t, x, rho = (
-        Symbol("a", real=True),
-        Symbol("t", real=True),
-        Symbol("x", nonnegative=True),
-        Symbol("rho_r", nonnegative=True),
-    )
-    b = sympy.sqrt(1 - a**2)
-    line = sympy.Matrix([radius + t * a, t * b])
-    image = line / sympy.sqrt(eps + line.dot(line))
-
-    def squared_norm(order: int) -> Expr:
-        derivative = image.diff(t, order).subs(t, 0)
-        norm = sympy.simplify(sympy.expand(derivative.dot(derivative)))
-        in_rho = norm.subs(radius, sympy.sqrt(eps * rho / (1 - rho)))
-        return sympy.factor(sympy.simplify(in_rho * eps**order).subs(a, sympy.sqrt(x)))
-
-    first, second = squared_norm(1), squared_norm(2)
+    eps, x, rho = _EPS, _X, _RHO
+    first, second = _squared_norm(1), _squared_norm(2)
     sup_first = supremum_on_unit_square(sympy.expand(first), x, rho)
     sup_second = supremum_on_unit_square(sympy.expand(second), x, rho)
     # infimum of the Jacobian at fixed radius: the squared norm is affine in x, so an end decides; the radial end is lower
@@ -141,6 +165,13 @@ class Radial(Atom):
             Bound.upper(constants.second.subs(at), attained=constants.second_at, sharp=True, **facts),
             least,
             sample_wise=self.sample_wise,
+            third=self._third(facts) if domain.third else None,
+        )
+
+    def _third(self, facts: dict[str, Any]) -> Bound:
+        third = radial_third()
+        return Bound.upper(
+            third.value.subs({_EPS: self.eps}), attained=third.at, sharp=True, **{**facts, "steps": third.steps}
         )
 
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
