@@ -13,6 +13,7 @@ is replaced by one opaque operation, so its code need not be exportable.
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,6 +110,8 @@ def _alias_roots(nodes: list[Node]) -> dict[Node, Node]:
     roots: dict[Node, Node] = {}
     for node in nodes:
         roots[node] = node
+        if node.target is operator.getitem:
+            roots[node] = roots[node.args[0]]  # type: ignore[index]
         schema = getattr(node.target, "_schema", None)
         if schema is not None and any(result.alias_info is not None for result in schema.returns):
             aliased = [a for a, given in zip(schema.arguments, node.args, strict=False) if a.alias_info is not None]

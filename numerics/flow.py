@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import sympy
 
@@ -34,6 +33,7 @@ class Step:
     Attributes:
         sizes: features and grid.
         part: of a slice of features, the step that it was cut from and the first and last feature.
+        depth: length of the longest path from the input.
     """
 
     sizes: Sizes
@@ -41,11 +41,10 @@ class Step:
     layer: Network | None = None
     stacked: bool = False
     part: tuple[Step, int, int] | None = None
+    depth: int = field(init=False, default=0)
 
-    @cached_property
-    def depth(self) -> int:
-        """Length of the longest path from the input."""
-        return 1 + max((each.depth for each in self.inputs), default=-1)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", 1 + max((each.depth for each in self.inputs), default=-1))
 
 
 def _regrouped(step: Step, sizes: Sizes) -> Step:

@@ -88,7 +88,7 @@ class Traced:
     def input(self, x: Tensor) -> Tensor:
         """A torch batch as `X` of shape `(d, N)`."""
         axes = (*self.input_axes, *(i for i in range(x.ndim) if i not in (*self.input_axes, self.input_sample)))
-        return x.detach().double().permute(*axes, self.input_sample).reshape(-1, x.shape[self.input_sample])
+        return x.double().permute(*axes, self.input_sample).reshape(-1, x.shape[self.input_sample])
 
     def output(self, y: Tensor) -> Tensor:
         """An output `(*batch, K, N)` of the realisation in the shape that the module gives, `(*batch, *shape)`."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from numerics.capture import WHOLE_MODULE, Call, Capture, Taken, path_of, writes
+from numerics.capture import WHOLE_MODULE, Call, Capture, path_of, writes
 from numerics.flow import Step, Value
 from theory.layers.base import Layer
 
@@ -286,19 +286,18 @@ def _one(capture: Capture, bindings: Bindings, node: Node, key: Any, arguments: 
         values, index, _ = arguments
         call = capture.calls[index]
         site = Site(call.path or "self", _shape(node), capture.module, bindings, call)
-        if len(values) != 1 or not isinstance(values[0], Value):
-            named = {f"argument {i}": a for i, a in enumerate(call.arguments)} | call.options
-            told = ", ".join(f"{n} is tensor {a.index}" for n, a in named.items() if isinstance(a, Taken))
+        computed = [each for each in values if isinstance(each, Value)]
+        if len(computed) != 1:
             raise ValueError(
-                f"{type(call.module).__name__} is called with {len(values)} different tensors ({told}): give it one tensor, computed "
-                "from the input (of attention: self-attention without masks)"
+                f"{type(call.module).__name__} is called with {len(computed)} different tensors computed from the input: give it one "
+                "(of attention: only self-attention is known)"
             )
         function, _ = next(MODULES[base] for base in type(call.module).__mro__ if base in MODULES)
-        return function(site, call.module, values[0])
+        return function(site, call.module, computed[0])
     if key not in OPERATIONS:
         rows = "\n".join(f"  {names}: {note}" for names, note in supported())
         raise TypeError(
-            f"no layer is known for it. Supported are\n{rows}\nAdd a translation with @numerics.trace.translates({node.target.__module__ if not hasattr(node.target, 'overloadpacket') else 'torch.ops.' + str(key)}), "
+            f"no layer is known for it. Supported are\n{rows}\nAdd a translation with @numerics.trace.translates(torch.ops.{key}), "
             "or keep the module whole with @numerics.trace.translates(its class)"
         )
     path = path_of(node)
