@@ -81,14 +81,14 @@ class Capture:
     roots: dict[Node, Node] = field(repr=False)
 
     def later_readers_of_views(self, node: Node) -> list[Node]:
-        """Operations after a write into `node`'s argument that read the same memory by another node."""
+        """Earlier names of the memory that `node` writes into, other than its argument, that are read after the write."""
         written = node.args[0]
         assert isinstance(written, Node)
         root = self.roots[written]
         position = {each: index for index, each in enumerate(self.nodes)}
-        views = [n for n, r in self.roots.items() if r is root and n is not written and n is not node]
-        after = position[node]
-        return [v for v in views if any(position.get(user, -1) > after for user in v.users)]
+        here = position[node]
+        views = [n for n, r in self.roots.items() if r is root and n is not written and position.get(n, here) < here]
+        return [view for view in views if any(position.get(user, -1) > here for user in view.users)]
 
 
 def path_of(node: Node) -> str:

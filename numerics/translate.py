@@ -180,10 +180,14 @@ class Site:
             raise ValueError(f"its {what} depends on the input: only parameters of the module can be a {what}")
         if isinstance(given, Fixed):
             raise ValueError(f"its {what} is the buffer or constant {given.name}: make it a parameter")
-        names = ", ".join(source.name for source in given.sources()) if isinstance(given, Computed) else repr(given)
+        names = (
+            ", ".join(dict.fromkeys(source.name for source in given.sources()))
+            if isinstance(given, Computed)
+            else repr(given)
+        )
         by = given.operation if isinstance(given, Computed) else type(given).__name__
         raise ValueError(
-            f"its {what} is computed ({by} of {names}): only weight_norm and spectral_norm are known as maps on parameters"
+            f"its {what} is computed ({by} of {names}): only weight_norm and spectral_norm are known as maps on weights, not on those of transposed convolutions"
         )
 
     def number(self, given: Any, what: str) -> float:
@@ -274,7 +278,12 @@ def translate(capture: Capture, given: Value) -> tuple[Value, Bindings]:
                 result = _one(capture, bindings, node, key, arguments)
                 _overwrite(capture, node, known, result)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"module {path_of(node)}, operation {node.target}: {error}") from error
+                what = (
+                    f"class {type(capture.calls[arguments[1]].module).__name__}"
+                    if key is WHOLE_MODULE
+                    else f"operation {node.target}"
+                )
+                raise type(error)(f"module {path_of(node)}, {what}: {error}") from error
             known[node] = result
     if not isinstance(known[capture.output], Value):
         raise ValueError("the output does not depend on the input")

@@ -45,6 +45,22 @@ def _(site: Site, x: Value, start: Any, end: Any) -> Value:
     return x.transposed([starts[ends.index(i)] if i in ends else next(rest) for i in range(count)])
 
 
+@translates(aten.pixel_shuffle, note="`Reshape` and `Permute`")
+def _(site: Site, x: Value, factor: int) -> Value:
+    *lead, features, height, width = x.shape
+    split = x.reshaped((*lead, features // factor**2, factor, factor, height, width))
+    at = len(lead)
+    return split.transposed([*range(at + 1), at + 3, at + 1, at + 4, at + 2]).reshaped(site.shape)
+
+
+@translates(aten.pixel_unshuffle, note="`Reshape` and `Permute`")
+def _(site: Site, x: Value, factor: int) -> Value:
+    *lead, features, height, width = x.shape
+    split = x.reshaped((*lead, features, height // factor, factor, width // factor, factor))
+    at = len(lead)
+    return split.transposed([*range(at + 1), at + 2, at + 4, at + 1, at + 3]).reshaped(site.shape)
+
+
 @translates(aten.pad, aten.constant_pad_nd, note="`Selection` that pads or crops, in the modes of `Windows`")
 def _(site: Site, x: Value, ends: Sequence[int], mode: Any = "constant", value: Any = None) -> Value:
     mode, value = (mode, value) if isinstance(mode, str) else ("constant", mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import sympy
@@ -26,14 +27,14 @@ def weight_matrix(site: Site, given: Any, rows: bool = True) -> tuple[str, dict[
         matrix = given.value.flatten(1)
         site.parameter(f"{path}.weight", _origin(given), matrix if rows else matrix.t())
         return path, {}
-    normalised = given.operation if isinstance(given, Computed) else ""
-    if normalised == "<built-in function getitem>" and isinstance(given.arguments[0], Computed):
-        given, normalised = given.arguments[0], given.arguments[0].operation
-    if normalised.startswith("aten._weight_norm") and rows:
-        return _weight_normalised(site, *given.arguments)
-    if isinstance(given, Computed) and rows and (spectral := _spectral_layer(site, given)) is not None:
-        return _spectrally_normalised(site, spectral)
-    raise ValueError("") if site.own(given, "weight") is None else ValueError("its weight is normalised along columns")
+    if isinstance(given, Computed) and rows:
+        if given.operation == str(operator.getitem) and isinstance(given.arguments[0], Computed):
+            given = given.arguments[0]
+        if given.operation.startswith("aten._weight_norm"):
+            return _weight_normalised(site, *given.arguments)
+        if (name := _spectral_origin(site, given)) is not None:
+            return _spectrally_normalised(site, name)
+    return weight_matrix(site, site.own(given, "weight"), rows)
 
 
 def _origin(given: Parameter) -> str:
@@ -53,8 +54,8 @@ def _weight_normalised(site: Site, direction: Any, length: Any, dim: int = 0) ->
     return path, {"weight_norm": "row", "gain": True, "eps": TINY}
 
 
-def _spectral_layer(site: Site, given: Computed) -> str | None:
-    """The path of the module whose only parametrisation of the weight is torch's spectral norm, if that computes `given`."""
+def _spectral_origin(site: Site, given: Computed) -> str | None:
+    """The name of the raw weight that torch's spectral norm, and nothing else, turns into `given`; None for anything else."""
     names = {source.name for source in given.sources() if isinstance(source, Parameter)}
     if len(names) != 1 or not (name := names.pop()).endswith("parametrizations.weight.original"):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from numerics.flow import Value
 from numerics.operations.weights import bind_bias, tensor_shape, weight_matrix
 from numerics.translate import Site, translates
 from theory.atoms.windows import Windows
+from theory.layers.base import Layer
+from theory.layers.fixed import Scaling
 from theory.layers.spatial import (
     AveragePool,
     Convolution,
@@ -137,7 +139,7 @@ def _(
 )  # fmt: skip
 def _(site: Site, x: Value, size: Any) -> Value:
     if all(n == 1 for n in site.shape[2:]):
-        return _mean(site, x, tuple(range(2, len(x.shape))), keepdim=True)
+        return _over(site, x, range(2, len(x.shape)), True, lambda sizes: GlobalAveragePool())
     return _image(x, len(x.shape) - 2).then(AveragePool(_dividing(x, site.shape[2:])), site.shape)
 
 
@@ -157,24 +159,36 @@ def _dividing(x: Value, grid: Sequence[int]) -> Windows:
     return Windows.of(sizes, sizes)
 
 
-def _mean(site: Site, x: Value, over: Sequence[int], keepdim: bool) -> Value:
-    dimensions = {x.dimension(i) for i in over}
+def _over(site: Site, x: Value, over: Any, keepdim: bool, layer: Callable[[Sequence[int]], Layer]) -> Value:
+    """A layer that takes the grid of dimensions in `over`, of the given sizes, to one number for each of the others."""
+    listed = range(len(x.shape)) if over is None else [over] if isinstance(over, int) else over
+    dimensions = {x.dimension(i) for i in listed or range(len(x.shape))}
     kept = tuple(i for i in x.axes if i not in dimensions)
     gone = tuple(i for i in x.axes if i in dimensions)
-    ordered = x.arranged(*kept, *gone)
-    sizes = tuple(x.shape[i] for i in kept)
-    pooled = ordered.grouped((math.prod(sizes), *(x.shape[i] for i in gone))) if gone else ordered
-    pooled = pooled.then(GlobalAveragePool()) if gone else pooled
+    sizes = tuple(x.shape[i] for i in gone)
+    value = x.arranged(*kept, *gone)
+    if gone:
+        value = value.grouped((math.prod(x.shape[i] for i in kept), *sizes)).then(layer(sizes))
 
     def moved(i: int) -> int:
         return i if keepdim else i - sum(each < i for each in dimensions)
 
-    return replace(pooled, sample=moved(x.sample)).regrown(site.shape, tuple(map(moved, kept)))
+    return replace(value, sample=moved(x.sample)).regrown(site.shape, tuple(map(moved, kept)))
 
 
 @translates(aten.mean, note="`GlobalAveragePool` over the dimensions averaged")
 def _(site: Site, x: Value, dim: Any = None, keepdim: bool = False, *_: Any) -> Value:
-    over = (
-        range(len(x.shape)) if dim is None or isinstance(dim, torch.dtype) else [dim] if isinstance(dim, int) else dim
-    )
-    return _mean(site, x, list(over), keepdim)
+    over = None if isinstance(dim, torch.dtype) else dim
+    return _over(site, x, over, keepdim, lambda sizes: GlobalAveragePool())
+
+
+@translates(aten.sum, note="`GlobalAveragePool` over the dimensions summed, and `Scaling` by their number")
+def _(site: Site, x: Value, dim: Any = None, keepdim: bool = False, *_: Any) -> Value:
+    over = None if isinstance(dim, torch.dtype) else dim
+    mean = _over(site, x, over, keepdim, lambda sizes: GlobalAveragePool())
+    return mean.then(Scaling(math.prod(x.shape) // math.prod(site.shape)), site.shape)
+
+
+@translates(aten.amax, note="`MaxPool` over the dimensions in question")
+def _(site: Site, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
+    return _over(site, x, dim, keepdim, lambda sizes: MaxPool(Windows.of(tuple(sizes))))

@@ -21,6 +21,7 @@ from numerics.translate import MODULES, OPERATIONS
 from theory.atoms.base import Atom, Domain
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
+from theory.layers.attention import Attend
 from theory.layers.base import Layer
 from theory.layers.fixed import Scaling
 from theory.layers.spatial import Convolution, Permute, TransposedConvolution
@@ -217,6 +218,27 @@ def vgg() -> nn.Module:
         nn.Dropout(0.0),
         nn.Linear(8, 3),
     )
+
+
+class CausalEncoder(nn.Module):
+    def __init__(self, hint: bool | None) -> None:
+        super().__init__()
+        self.hint, layer = hint, nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.size(1)).to(x.dtype)
+        return self.encoder(x, mask=mask, is_causal=self.hint)
+
+
+def test_a_causal_mask_is_known_by_its_hint() -> None:
+    traced = agrees(randomised(CausalEncoder(True)), draw(2, 4, 8))
+    assert [part.causal for part in walk(traced.network) if isinstance(part, Attend)] == [True, True]
+
+
+def test_a_mask_without_hint_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn, class MultiheadAttention: an attention mask"):
+        trace(CausalEncoder(False).double(), draw(2, 4, 8))
 
 
 @pytest.mark.parametrize("training", [pytest.param(False, marks=needs("FrozenBatchNorm")), True])
@@ -577,6 +599,10 @@ def test_affine_maps_by_parameters_of_the_module_itself(forward: Callable[..., T
         lambda m, x: x.mean((1, 3)),
         lambda m, x: x.mean(2, keepdim=True),
         lambda m, x: x.mean((1, 2, 3)),
+        lambda m, x: x.sum((1, 2)),
+        lambda m, x: x.amax(-1, keepdim=True),
+        lambda m, x: F.pixel_shuffle(x, 2),
+        lambda m, x: F.pixel_unshuffle(x.transpose(1, 3)[:, :, 1:], 2),
         lambda m, x: torch.softmax(x.permute(0, 3, 1, 2).reshape(x.shape[0], 5, -1), 2),
     ],
 )
@@ -658,7 +684,7 @@ def test_operations_in_place_act_on_every_name_of_the_tensor() -> None:
         h = m.a(x)
         same = h.contiguous()
         F.relu_(h)
-        return same + h.clone().sigmoid_() + h
+        return same + h.clone().sigmoid_() + h + m.a(x).add_(x).mul_(0.5)
 
     agrees(randomised(Wrapped(forward, a=nn.Linear(3, 3))), draw(4, 3))
 
