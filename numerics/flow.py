@@ -95,10 +95,6 @@ class Value:
             raise ValueError(f"acts along dimension {index}, that of the samples: a description acts within samples")
         return dimension
 
-    def others(self, *dimensions: int) -> tuple[int, ...]:
-        """The torch dimensions that are neither those nor the samples, in ascending order."""
-        return tuple(i for i in range(len(self.shape)) if i != self.sample and i not in dimensions)
-
     def arranged(self, *axes: int) -> Value:
         """The same tensor with these torch dimensions as features and grid; those of size 1 may be left out."""
         if axes == self.axes:
@@ -123,13 +119,13 @@ class Value:
 
     def natural(self) -> Value:
         """Features and grid in the order of the torch dimensions."""
-        return self.arranged(*self.others())
+        return self.arranged(*(i for i in range(len(self.shape)) if i != self.sample))
 
     def grouped(self, sizes: Sizes) -> Value:
         """The step regrouped to these sizes; the value's axes no longer fit, so only a layer and `regrown` may follow."""
         return replace(self, step=_regrouped(self.step, sizes))
 
-    def then(self, layer: Layer, shape: Sequence[int] | None = None, axes: tuple[int, ...] | None = None) -> Value:
+    def then(self, layer: Layer, shape: Sequence[int] | None = None) -> Value:
         """The value after a layer, a tensor of the given torch shape.
 
         Raises:
@@ -139,7 +135,6 @@ class Value:
         out = layer.output_shape(known)
         sizes = tuple(map(int, (out.features, *out.grid)))
         value = replace(self, step=Step(sizes, (self.step,), layer), shape=tuple(shape or self.shape))
-        value = value if axes is None else replace(value, axes=axes)
         if shape is not None and sizes != value._sizes(value.axes):
             raise ValueError(f"{layer} gives features x grid {sizes}, torch gives a tensor of shape {tuple(shape)}")
         return value

@@ -15,7 +15,6 @@ from torch.fx import Node
 
 from numerics.capture import WHOLE_MODULE, Call, Capture, path_of, writes
 from numerics.flow import Step, Value
-from theory.layers.base import Layer
 
 Translation = Callable[..., Any]
 
@@ -38,7 +37,7 @@ def translates(*keys: Any, note: str = "") -> Callable[[Translation], Translatio
 
         @translates(MyModule, note="my layer")
         def _(site, module, x):
-            site.parameter(f"{site.path}.weight", "weight", module.weight)
+            site.parameter(f"{site.path}.weight", module.weight)
             return x.with_features(1).then(MyLayer(path=site.path), site.shape)
     """
 
@@ -127,8 +126,9 @@ def layer_path(name: str) -> str:
 
 @dataclass
 class Bindings:
-    """The parameters of the description by name: their values and the names they have in the module."""
+    """The parameters of the description by name: their values and the names they have in the module, which `names` gives by identity."""
 
+    names: dict[int, str]
     values: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
@@ -149,13 +149,18 @@ class Site:
     bindings: Bindings
     call: Call | None = None
 
-    def parameter(self, name: str, origin: str, value: Tensor) -> None:
-        """Give the description's parameter `name` the value that the module's parameter `origin` has.
+    def parameter(self, name: str, given: Parameter | Tensor, value: Tensor | None = None) -> None:
+        """Give the description's parameter `name` the value of a parameter of the module, or `value`, which is that laid out otherwise.
 
         Raises:
             ValueError: one of the two is in use with another partner: such sharing cannot be described.
         """
-        bindings = self.bindings
+        bindings, turned = self.bindings, isinstance(given, Parameter) and given.is_transposed
+        tensor = given.tensor if isinstance(given, Parameter) else given
+        origin = bindings.names.get(id(tensor))
+        if origin is None:
+            raise ValueError(f"the value of {name} is not a parameter of {type(self.module).__name__}")
+        origin += " transposed" * turned
         used = next((n for n, o in bindings.origins.items() if o == origin and n != name), None)
         if used is not None:
             raise ValueError(
@@ -166,7 +171,7 @@ class Site:
                 f"{name} would be both {bindings.origins[name]} and {origin}: layers that share a weight share all their parameters, and not transposed"
             )
         bindings.origins[name] = origin
-        bindings.values[name] = value.detach().double()
+        bindings.values[name] = (tensor if value is None else value).detach().double()
 
     def own(self, given: Any, what: str) -> Parameter:
         """An argument that must be a parameter.
@@ -250,9 +255,9 @@ def translate(capture: Capture, given: Value) -> tuple[Value, Bindings]:
         TypeError: an operation without a translation.
         ValueError: an operation that no layer describes; both name the module's path and the operation.
     """
-    bindings = Bindings()
     known: dict[Node, Any] = {capture.input: given}
     tensors = dict(capture.module.named_parameters())
+    bindings = Bindings({id(tensor): name for name, tensor in tensors.items()})
 
     def value_of(argument: Any) -> Any:
         if isinstance(argument, Node):
@@ -271,6 +276,8 @@ def translate(capture: Capture, given: Value) -> tuple[Value, Bindings]:
         arguments, key = _arguments(node, value_of), _key(node)
         if node.op == "get_attr" or not any(isinstance(each, Value) for each in _flat(arguments)):
             known[node] = _transposed(key, arguments) or Computed(str(node.target), tuple(arguments))
+            if writes(node):
+                known[node.args[0]] = known[node]  # type: ignore[index]
         elif node.target is operator.getitem:
             known[node] = arguments[0][arguments[1]] if isinstance(arguments[0], list | tuple) else arguments[0]
         else:
@@ -331,6 +338,3 @@ def _overwrite(capture: Capture, node: Node, known: dict[Node, Any], result: Any
 def source(shape: tuple[int, ...], sample: int, axes: tuple[int, ...]) -> Value:
     """The input with the given torch dimensions as features and grid."""
     return Value(Step(tuple(shape[i] for i in axes) or (1,)), shape, sample, axes)
-
-
-__all__ = ["Computed", "Fixed", "Layer", "Parameter", "Site", "Value", "exact", "layer_path", "supported", "translates"]

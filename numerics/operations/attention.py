@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from numerics.flow import Value, stack
 from numerics.translate import Site, translates
@@ -66,20 +66,17 @@ def _(site: Site, module: nn.MultiheadAttention, x: Value) -> Value:
     tokens = 1 if module.batch_first else 0
     if x.sample != 1 - tokens:
         raise ValueError(f"samples in dimension {x.sample}, but batch_first={module.batch_first}")
-    prefix = "" if site.path == "self" else f"{site.path}."
     features = module.embed_dim
-    names = dict(module.named_parameters(remove_duplicate=False))
 
-    def project(value: Value, which: str, weight: str, bias: str, size: int) -> Value:
-        path = f"{prefix}{which}"
-        has_bias = names.get(bias) is not None
-        site.parameter(f"{path}.weight", f"{prefix}{weight}", names[weight])
-        if has_bias:
-            site.parameter(f"{path}.bias", f"{prefix}{bias}", names[bias])
-        return value.then(Affine(size, bias=has_bias, path=path))
+    def project(value: Value, which: str, weight: Tensor, bias: Tensor | None, size: int) -> Value:
+        path = which if site.path == "self" else f"{site.path}.{which}"
+        site.parameter(f"{path}.weight", weight)
+        if bias is not None:
+            site.parameter(f"{path}.bias", bias)
+        return value.then(Affine(size, bias=bias is not None, path=path))
 
     value = x.arranged(2, tokens)
-    value = project(value, "in_proj", "in_proj_weight", "in_proj_bias", 3 * features).then(
+    value = project(value, "in_proj", module.in_proj_weight, module.in_proj_bias, 3 * features).then(
         Attend(module.num_heads, causal)
     )
-    return project(value, "out_proj", "out_proj.weight", "out_proj.bias", features)
+    return project(value, "out_proj", module.out_proj.weight, module.out_proj.bias, features)

@@ -44,12 +44,10 @@ def _along(value: Value, parameter: Parameter) -> int | None:
     """The torch dimension along which a parameter varies, None where it is not a vector along one."""
     shape = tuple(parameter.tensor.shape)
     offset = len(value.shape) - len(shape)
-    large = [i for i, n in enumerate(shape) if n > 1]
-    return (
-        large[0] + offset
-        if offset >= 0 and len(large) == 1 and shape[large[0]] == value.shape[large[0] + offset]
-        else None
-    )
+    large = [0] if shape == (1,) else [i for i, n in enumerate(shape) if n > 1]
+    if offset < 0 or len(large) != 1 or shape[large[0]] != value.shape[large[0] + offset]:
+        return None
+    return large[0] + offset
 
 
 def _times(site: Site, x: Value, given: Any) -> Value:
@@ -61,7 +59,7 @@ def _times(site: Site, x: Value, given: Any) -> Value:
     return x.then(Scaling(exact(number)), x.shape) if number != 1 else x
 
 
-@translates(aten.sub, note="of two branches, refused unless the second is scaled by a negative alpha")
+@translates(aten.sub, note="`added` branches, where `alpha` is negative; other differences are refused")
 def _(site: Site, x: Any, y: Any, alpha: Any = 1) -> Value:
     if isinstance(x, Value) and isinstance(y, Value) and alpha < 0:
         return summed((x, _times(site, y, -alpha)))
@@ -85,7 +83,7 @@ def _(site: Site, x: Any, y: Any) -> Value:
     value = value.with_features(along)
     grid = value.step.sizes[1:] or (1,)
     features, path = value.shape[along], layer_path(other.name)
-    site.parameter(f"{path}.weight", other.name, other.value.reshape(features, 1))
+    site.parameter(f"{path}.weight", other, other.value.reshape(features, 1))
     layer = Convolution(features, Windows.of((1,) * len(grid)), groups=features, path=path)
     return value.grouped((features, *grid)).then(layer).regrown(value.shape, value.axes)
 

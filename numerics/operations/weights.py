@@ -25,7 +25,7 @@ def weight_matrix(site: Site, given: Any, rows: bool = True) -> tuple[str, dict[
     if isinstance(given, Parameter):
         path = layer_path(given.name)
         matrix = given.value.flatten(1)
-        site.parameter(f"{path}.weight", _origin(given), matrix if rows else matrix.t())
+        site.parameter(f"{path}.weight", given, matrix if rows else matrix.t())
         return path, {}
     if isinstance(given, Computed) and rows:
         if given.operation == str(operator.getitem) and isinstance(given.arguments[0], Computed):
@@ -37,10 +37,6 @@ def weight_matrix(site: Site, given: Any, rows: bool = True) -> tuple[str, dict[
     return weight_matrix(site, site.own(given, "weight"), rows)
 
 
-def _origin(given: Parameter) -> str:
-    return f"{given.name} transposed" if given.is_transposed else given.name
-
-
 def _weight_normalised(site: Site, direction: Any, length: Any, dim: int = 0) -> tuple[str, dict[str, Any]]:
     v, g = site.own(direction, "weight's direction"), site.own(length, "weight's length")
     if dim != 0:
@@ -49,8 +45,8 @@ def _weight_normalised(site: Site, direction: Any, length: Any, dim: int = 0) ->
     shortest = float(matrix.norm(dim=1).min())
     if shortest <= 1e-6:
         raise ValueError(f"weight_norm of a row of norm {shortest:.1e}: it needs more than 1e-6")
-    site.parameter(f"{path}.weight", v.name, matrix)
-    site.parameter(f"{path}.gain", g.name, g.value.flatten())
+    site.parameter(f"{path}.weight", v, matrix)
+    site.parameter(f"{path}.gain", g, g.value.flatten())
     return path, {"weight_norm": "row", "gain": True, "eps": TINY}
 
 
@@ -78,15 +74,16 @@ def _spectrally_normalised(site: Site, name: str) -> tuple[str, dict[str, Any]]:
                 f"spectral_norm divides by {estimate:.6g} where the norm is {norm:.6g}: its power iteration has not converged; "
                 "call the module some more times in training mode"
             )
-    site.parameter(f"{path}.weight", name, matrix)
+    site.parameter(f"{path}.weight", tensor, matrix)
     return path, {"weight_norm": "spectral"}
 
 
 def bind_bias(site: Site, path: str, given: Any) -> bool:
+    """Whether there is a bias; it is bound."""
     if given is None:
         return False
     bias = site.own(given, "bias")
-    site.parameter(f"{path}.bias", bias.name, bias.value.flatten())
+    site.parameter(f"{path}.bias", bias, bias.value.flatten())
     return True
 
 
@@ -98,10 +95,10 @@ def gain_and_shift(site: Site, weight: Any, bias: Any) -> dict[str, Any]:
         raise ValueError("a shift without a gain: let the normalisation have both")
     gain = site.own(weight, "gain")
     path = layer_path(gain.name)
-    site.parameter(f"{path}.gain", gain.name, gain.value.flatten())
+    site.parameter(f"{path}.gain", gain, gain.value.flatten())
     if bias is not None:
         shift = site.own(bias, "shift")
-        site.parameter(f"{path}.shift", shift.name, shift.value.flatten())
+        site.parameter(f"{path}.shift", shift, shift.value.flatten())
     return {"gain": True, "shift": bias is not None, "path": path}
 
 

@@ -360,6 +360,7 @@ def test_layers_and_parameters_used_again_share_their_paths() -> None:
     ],
     ids=str,
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_single_modules(module: nn.Module, shape: tuple[int, ...]) -> None:
     agrees(randomised(module), draw(*shape))
 
@@ -743,6 +744,8 @@ def written(m: Wrapped, x: Tensor) -> Tensor:
         refused("softplus", nn.Sequential(nn.Softplus(beta=2)), (2, 3), "beta = 2"),
         refused("leaky", nn.Sequential(nn.CELU(0.5)), (2, 3), r"module 0, operation aten\.celu"),
         refused("tied transposed", lambda m, x: F.linear(m.a(x), m.a.weight.t()), (2, 3), "share all their parameters, and not transposed", a=nn.Linear(3, 4)),
+        refused("written parameter", lambda m, x: F.linear(x, m.a.weight.detach().mul_(2)), (2, 3), "its weight is computed", a=nn.Linear(3, 3)),
+        refused("bias of two layers", lambda m, x: F.linear(x, m.w, m.b) + F.linear(x, m.v, m.b), (2, 3), "same place in all its layers", b=nn.Parameter(torch.ones(3)), v=nn.Parameter(torch.ones(3, 3)), w=nn.Parameter(torch.ones(3, 3))),
         refused("positional", lambda m, x: x + m.p, (2, 4, 3), "bias of an affine layer", p=nn.Parameter(torch.ones(4, 3))),
         refused("constant output", lambda m, x: m.p, (2, 3), "does not depend on the input", p=nn.Parameter(torch.ones(4, 3))),
         refused("two outputs", lambda m, x: (x, x), (2, 3), "returns tuple"),
@@ -832,6 +835,7 @@ def test_a_users_module_is_kept_whole() -> None:
 
     traced = agrees(randomised(nn.Sequential(nn.Linear(3, 4), CubeModule(), nn.Linear(4, 2))), draw(5, 3))
     assert CubeLayer() in traced.network.members  # type: ignore[union-attr]
+    assert agrees(CubeModule(), draw(5, 3)).network == Chain((CubeLayer(),))
     assert (f"{CubeModule.__module__}.CubeModule", "cubes") in supported()
 
 
@@ -840,7 +844,7 @@ def test_a_users_module_binds_its_parameters_and_may_be_called_twice() -> None:
     @translates(Doubling, note="2 (A x + b)")
     def _(site, module, x):
         for which in ("weight", "bias"):
-            site.parameter(f"{site.path}.{which}", f"{site.path}.{which}", getattr(module, which))
+            site.parameter(f"{site.path}.{which}", getattr(module, which))
         affine = Affine(module.out_features, bias=True, path=site.path)
         return x.with_features(1).then(affine, site.shape).then(Scaling(2))
 
