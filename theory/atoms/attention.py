@@ -101,6 +101,7 @@ def mixing_steps() -> tuple[Step, ...]:
     ceiling = (1 + ratio) ** 2 / (4 * keys * ratio)
     square = keys * ratio * (least - (1 + ratio) / (2 * keys * ratio)) ** 2
     return (
+        Step("p_l >= p_k exp(-D), so 1 >= p_k (1 + (T - 1) exp(-D))"),
         Step("|V P| <= |V| |P|, and |P|_op <= |P|_F, whose columns have |p|^2 <= sum p = 1"),
         Step(
             "a <= p_k <= R a: sum (p_k - a)(p_k - R a) <= 0, so |p|^2 <= (1 + R) a - T R a^2 <= (1 + R)^2 / (4 T R)",
@@ -126,18 +127,45 @@ def largest_product(power: int) -> Expr:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is known of one head of one sample: norms of the stacked `[Q; K; V]`, and half the range of `k . b`, `v . a`, `|a| = |b| = 1`."""
+    """What is known of one head of one sample.
+
+    Attributes:
+        token, matrix, sample: norms of the stacked `[Q; K; V]`: of a column, as an operator, Frobenius.
+        reach: half the range of `k . b` and `v . a` over the keys, for unit `a, b`.
+        scores: range of a query's scores over its keys.
+        deviation: standard deviation of a function of the keys, relative to its Euclidean norm.
+    """
 
     token: Bound
     matrix: Bound
     sample: Bound
     reach: Bound
+    scores: Bound
+    deviation: Bound
 
     @classmethod
-    def of(cls, features: FeatureBounds) -> Sizes:
+    def of(cls, features: FeatureBounds, head_size: Expr, causal: bool) -> Sizes:
+        tokens = features.shape.positions
         token = minimum(features.position, features.sample, features.operator)
-        matrix = minimum(features.operator, features.sample, token * sqrt(features.shape.positions))
-        return cls(token, matrix, features.sample, minimum(token, matrix * sqrt(S.Half)))
+        matrix = minimum(features.operator, features.sample, token * sqrt(tokens))
+        reach = minimum(token, matrix * sqrt(S.Half))
+        scores = token * reach * (2 / sqrt(head_size))
+        plain = Bound.upper(
+            sqrt(S.Half), quantity="relative deviation", source="range <= sqrt 2 |w|, deviation <= range / 2"
+        )
+        deviation = plain
+        if not causal and scores.expression is not S.Infinity:
+            # a causal query may see two keys only
+            largest = 1 / (1 + (tokens - 1) * sympy.exp(-scores.expression))
+            even = Bound.upper(
+                sqrt(largest),
+                source="Var w <= max p |w|^2",
+                steps=mixing_steps(),
+                parents=(scores,),
+                assumptions=scores.assumptions,
+            )
+            deviation = minimum(plain, even)
+        return cls(token, matrix, features.sample, reach, scores, deviation)
 
 
 @dataclass(frozen=True)
@@ -156,20 +184,25 @@ def _exact(value: Expr) -> Bound:
 def by_tokens(sizes: Sizes, mixing: Bound, root: Expr, third: bool) -> Majorant:
     """With ranges from the norms of tokens and operator norms; `root = sqrt e`."""
     constants, spread = cumulant_constants(), softmax_constants().spread
-    values = sizes.reach * 2
-    # range of s', for the worst query and in the sum of squares over the queries
+    values, deviation = sizes.reach * 2, sizes.deviation * 2
+    # range of s', for the worst query and in the sum of squares over the queries; of f' and s''
     query, key = sizes.reach * (2 / root), _exact(spread / root)
     worst = LinearForm({QUERY: query, KEY: key * sizes.token})
     total = LinearForm({QUERY: query, KEY: key * sizes.matrix})
-    moved = LinearForm({VALUE: _exact(spread)})  # range of f'
-    bent = QuadraticForm({(QUERY, KEY): _exact(2 * spread / root)})  # range of s''
+    moved: Any = LinearForm({VALUE: _exact(spread)})
+    bent: Any = QuadraticForm({(QUERY, KEY): _exact(2 * spread / root)})
+    # the same for covariances: twice the deviation
+    steady = minimum(sizes.reach, sizes.deviation * sizes.matrix)
+    even = LinearForm({QUERY: steady * (2 / root), KEY: deviation * sizes.matrix * (1 / root)})
+    shifted: Any = LinearForm({VALUE: deviation})
+    curved: Any = QuadraticForm({(QUERY, KEY): deviation * (2 / root)})
     second = _exact(constants.second)
-    joint = sizes.reach**2 * (2 * constants.second / root)
-    first = LinearForm({QUERY: joint, KEY: second * values * total[KEY], VALUE: mixing})
+    joint = steady**2 * (2 * constants.second / root)
+    first = LinearForm({QUERY: joint, KEY: second * values * even[KEY], VALUE: mixing})
     form: Any = (
         _exact(constants.third) * (values * (worst * total))
-        + second * (values * bent)
-        + _exact(2 * constants.second) * (moved * total)
+        + second * (values * curved)
+        + _exact(2 * constants.second) * (shifted * even)
     )
     if not third:
         return Majorant(first, form, None)
@@ -177,7 +210,7 @@ def by_tokens(sizes: Sizes, mixing: Bound, root: Expr, third: bool) -> Majorant:
         _exact(constants.fourth) * (values * (worst * worst * total))
         + _exact(3 * constants.third_mixed) * (values * (bent * worst))
         + _exact(3 * constants.third) * (worst * total * moved)
-        + _exact(3 * constants.second) * (bent * moved)
+        + _exact(3 * constants.second) * (curved * shifted)
     )
     return Majorant(first, form, cubic)
 
@@ -191,15 +224,18 @@ def by_samples(sizes: Sizes, mixing: Bound, root: Expr, third: bool) -> Majorant
     # |dQ| |dK| <= largest_product(1) |[dQ; dK]|^2
     bent: Any = _exact(2 * spread * largest_product(1) / root) * (e * e)
     second, f = _exact(constants.second), _exact(spread)
+    deviation = sizes.deviation * 2  # in place of `spread`, for covariances
+    even, shifted = LinearForm({SCORES: deviation * (1 / root)}), LinearForm({VALUE: deviation})
+    curved: Any = (deviation * (2 * largest_product(1) / root)) * (e * e)
 
     def shared(power: int) -> Bound:
         return size ** (power + 1) * largest_product(power)
 
-    first = LinearForm({SCORES: second * f * shared(1) * ds[SCORES], VALUE: mixing})
+    first = LinearForm({SCORES: second * deviation * shared(1) * even[SCORES], VALUE: mixing})
     form: Any = (
         _exact(constants.third) * (f * (shared(2) * (ds * ds)))
-        + second * (f * (size * bent))
-        + _exact(2 * constants.second) * (size * (df * ds))
+        + second * (deviation * (size * curved))
+        + _exact(2 * constants.second) * (size * (shifted * even))
     )
     if not third:
         return Majorant(first, form, None)
@@ -207,7 +243,7 @@ def by_samples(sizes: Sizes, mixing: Bound, root: Expr, third: bool) -> Majorant
         _exact(constants.fourth) * (f * (shared(3) * (ds * ds * ds)))
         + _exact(3 * constants.third_mixed) * (f * (shared(1) * (bent * ds)))
         + _exact(3 * constants.third) * (size**2 * (ds * ds * df))
-        + _exact(3 * constants.second) * (bent * df)
+        + _exact(3 * constants.second) * (curved * shifted)
     )
     return Majorant(first, form, cubic)
 
@@ -266,13 +302,15 @@ class ScaledDotProduct(Atom):
     def head_size(self, shape: Shape) -> Expr:
         return self.output_shape(shape).features / self.heads
 
+    def sizes(self, features: FeatureBounds) -> Sizes:
+        return Sizes.of(features, self.head_size(features.shape), self.causal)
+
     def mixing(self, features: FeatureBounds) -> Bound:
         """Norm of `V -> V P`: `sqrt T` (all queries attend to one key), less where the scores cannot differ that much."""
         tokens = features.shape.positions
-        sizes = Sizes.of(features)
         facts = {"quantity": "norm of the weights", "steps": mixing_steps()}
         plain = Bound.upper(sqrt(tokens), source="|P|_F^2 <= T", **facts)
-        spread = sizes.token * sizes.reach * (2 / sqrt(self.head_size(features.shape)))
+        spread = self.sizes(features).scores
         if spread.expression is S.Infinity:
             return plain
         # the query of token j sees j keys: sum_j 1/j <= 1 + log T
@@ -288,7 +326,7 @@ class ScaledDotProduct(Atom):
 
     def bounds(self, features: FeatureBounds, domain: Domain) -> LayerBounds:
         root = sqrt(self.head_size(features.shape))
-        sizes, mixing = Sizes.of(features), self.mixing(features)
+        sizes, mixing = self.sizes(features), self.mixing(features)
         source = f"attention atom {self.formula}: heads and samples are blocks, so the norm is that of one head of one sample"
         steps = (*cumulant_steps(), *cumulant_constants().steps)
         majorants = [by(sizes, mixing, root, domain.third) for by in (by_tokens, by_samples)]
@@ -299,13 +337,12 @@ class ScaledDotProduct(Atom):
             cubics = [cubic_norm(m.third) for m in majorants if m.third is not None]
             third = minimum(*cubics).named("input_input_input", source=source, steps=steps)
         unbounded = first.expression is S.Infinity
+        sharp_zero = not self.causal and features.shape.positions != 1
         attained = "q = 0, two keys and values +-R: the Jacobian grows like R^2" if unbounded else ""
         return LayerBounds.without_parameters(
             first.named("input_jacobian_norm", source=source, steps=steps, sharp=unbounded, attained=attained),
             second.named("input_input", source=source, steps=steps, sharp=unbounded, attained=attained),
-            Bound.lower(
-                0, source=source, attained="V = 0 and equal keys: P = 1 1^T / T has rank one", sharp=not self.causal
-            ),
+            Bound.lower(0, source=source, attained="V = 0, K = 0: P = 1 1^T / T has rank one", sharp=sharp_zero),
             sample_wise=True,
             third=third,
         )
