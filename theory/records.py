@@ -161,13 +161,14 @@ class FeatureBounds:
 
         `operator <= frobenius`, `sample, feature <= operator`, `entry <= min(sample, feature)`, and
         `frobenius <= min(sqrt(rank) operator, sqrt(samples) sample, sqrt(features) feature, sqrt(size) entry)`, the rank being at
-        most the smaller of the two sizes; options that another one certainly beats are dropped.
+        most the smaller of the two sizes; options that another one certainly beats are dropped. A norm given as `oo` is not known.
         """
         n, d, positions = shape.columns, shape.features, shape.positions
         # one entry of a vector of mean zero has at most the share sqrt(1 - 1/n) of its norm
         of_row = sympy.sqrt(1 - 1 / n) if centred else S.One
         of_column = sympy.sqrt(1 - 1 / d) if centred_samples else S.One
-        known = dict(norms)
+        known = {name: bound for name, bound in norms.items() if bound.expression is not S.Infinity}
+        infinite = {name: bound for name, bound in norms.items() if name not in known}
         if not shape.grid and ("sample" in known or "position" in known):
             alias = known.get("sample", known.get("position"))
             known["sample"] = known["position"] = alias  # type: ignore[assignment]
@@ -203,15 +204,18 @@ class FeatureBounds:
             if name in known:
                 continue
             options = [known[via] * factor for via, factor in ways if via in known]
-            options = [o for o in options if o.expression is not S.Infinity] or options
-            if not options:
-                raise ValueError(f"nothing is known that bounds the {name} norm: give one of {', '.join(NORMS)}")
-            known[name] = minimum(*options)
+            if options:
+                known[name] = minimum(*options)
+            elif name not in infinite:
+                implied = [infinite[via] for via, _ in ways if via in infinite]
+                if not implied:
+                    raise ValueError(f"nothing is known that bounds the {name} norm: give one of {', '.join(NORMS)}")
+                infinite[name] = implied[0]
             if name == "sample" and not shape.grid:
-                known["position"] = known["sample"]
+                (known if name in known else infinite)["position"] = known.get(name, infinite.get(name))  # type: ignore[assignment]
         return cls.of(
             shape,
-            known,
+            {**infinite, **known},
             sigma_min=sigma_min,
             row_sigma_min=row_sigma_min,
             centred=centred,

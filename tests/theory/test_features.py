@@ -153,6 +153,23 @@ def test_filling_in_leaves_given_norms_as_they_are() -> None:
     assert known.operator.expression == 5
 
 
+@pytest.mark.parametrize("grid", [(), (4,)])
+@pytest.mark.parametrize("given", ["position", "feature", "entry", "operator"])
+@pytest.mark.parametrize("infinite", [("frobenius",), ("frobenius", "operator"), ("frobenius", "sample", "position")])
+def test_an_infinite_norm_does_not_hide_what_a_finite_one_implies(grid, given, infinite) -> None:
+    finite = {given: Bound.upper(1)}
+    alone = FeatureBounds.from_norms(Shape(2, 3, grid), finite)
+    known = FeatureBounds.from_norms(Shape(2, 3, grid), {**dict.fromkeys(infinite, Bound.upper(S.Infinity)), **finite})
+    assert {n: b.expression for n, b in known.norms().items()} == {n: b.expression for n, b in alone.norms().items()}
+    assert all(bound.expression.is_finite for bound in known.norms().values())
+
+
+def test_infinite_norms_alone_leave_everything_infinite() -> None:
+    for grid in ((), (4,)):
+        known = FeatureBounds.from_norms(Shape(2, 3, grid), {"frobenius": Bound.upper(S.Infinity)})
+        assert {bound.expression for bound in known.norms().values()} == {S.Infinity}
+
+
 def test_a_centred_spike_attains_the_share_of_an_entry_in_its_row() -> None:
     n = 4
     row = np.eye(n)[:1] - 1 / n  # e_1 - mean
