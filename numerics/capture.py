@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import Node
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 
 @torch.library.custom_op("depthbound::whole_module", mutates_args=())
@@ -65,7 +64,7 @@ class Capture:
         nodes: the operations that the output depends on, in the order of the run.
         input, output: the nodes of the example and of the result.
         parameters: graph name -> name of the parameter; parameters that are one tensor have one name.
-        buffers: graph name -> value of everything else that is not computed.
+        buffers: graph name -> name and value of everything else that is not computed.
         calls: the calls of modules kept whole, by the index in their operation.
         reference: the module's own output on the example, in double precision.
     """
@@ -75,7 +74,7 @@ class Capture:
     input: Node
     output: Node
     parameters: dict[str, str]
-    buffers: dict[str, Tensor]
+    buffers: dict[str, tuple[str, Tensor]]
     calls: tuple[Call, ...]
     reference: Tensor
     roots: dict[Node, Node] = field(repr=False)
@@ -246,14 +245,14 @@ def capture(module: nn.Module, example: Tensor, is_whole: Callable[[nn.Module], 
         try:
             with _quiet(), _kept_whole(whole, returned, calls):
                 program = torch.export.export(module, (example.detach().to(dtype),), strict=False)
-        except GuardOnDataDependentSymNode as error:
-            raise ValueError(
-                f"the code of {type(module).__name__} branches on the values of a tensor: a description is one function for all inputs, "
-                "so replace the branch, or register the module that contains it with @numerics.trace.translates(its class)"
-            ) from error
-        except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"torch.export cannot record {type(module).__name__}: {line}") from error
+        except Exception as error:  # export raises errors of many private types
+            told = str(error).strip() or type(error).__name__
+            if "data-dependent" in told:
+                raise ValueError(
+                    f"the code of {type(module).__name__} branches on the values of a tensor: a description is one function for all "
+                    "inputs, so replace the branch, or register the module that contains it with @numerics.trace.translates(its class)"
+                ) from error
+            raise ValueError(f"torch.export cannot record {type(module).__name__}: {told.splitlines()[0]}") from error
     return _capture(module, program, tuple(calls), reference)
 
 
@@ -265,9 +264,9 @@ def _capture(module: nn.Module, program: Any, calls: tuple[Call, ...], reference
         first_name.setdefault(id(parameter), name)
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     parameters = {given: first_name[id(tensors[name])] for given, name in signature.inputs_to_parameters.items()}
-    buffers = {given: tensors[name] for given, name in signature.inputs_to_buffers.items()}
+    buffers = {given: (name, tensors[name]) for given, name in signature.inputs_to_buffers.items()}
     constants = getattr(signature, "inputs_to_lifted_tensor_constants", {})
-    buffers |= {given: program.constants[name] for given, name in constants.items()}
+    buffers |= {given: (name, program.constants[name]) for given, name in constants.items()}
     if len(signature.user_outputs) != 1 or signature.user_outputs[0] not in by_name:
         raise TypeError(f"{type(module).__name__} does not return one computed tensor")
     output = by_name[signature.user_outputs[0]]

@@ -269,9 +269,7 @@ def translate(capture: Capture, given: Value) -> tuple[Value, Bindings]:
             continue
         if node.op == "placeholder":
             name = capture.parameters.get(node.name)
-            known[node] = (
-                Parameter(name, tensors[name]) if name is not None else Fixed(node.name, capture.buffers[node.name])
-            )
+            known[node] = Fixed(*capture.buffers[node.name]) if name is None else Parameter(name, tensors[name])
             continue
         arguments, key = _arguments(node, value_of), _key(node)
         if node.op == "get_attr" or not any(isinstance(each, Value) for each in _flat(arguments)):
