@@ -289,9 +289,12 @@ def _(atom: Entrywise, shape: Shape, allocator: Allocator, path: str) -> Operati
 
 @operation.register
 def _(atom: Softmax, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, _, samples = _sizes(shape, path)
+
     def softmax(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-        weights = torch.exp(x - x.amax(-2, keepdim=True).detach())  # the shift prevents overflow and cancels
-        return weights / weights.sum(-2, keepdim=True)
+        logits = _columns(x, features)
+        weights = torch.exp(logits - logits.amax(-2, keepdim=True).detach())  # the shift prevents overflow and cancels
+        return _flat(weights / weights.sum(-2, keepdim=True), samples)
 
     return softmax
 

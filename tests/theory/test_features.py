@@ -360,3 +360,12 @@ def test_knowledge_along_a_repetition_keeps_its_assumptions() -> None:
     known = {name: Bound.upper(symbols.r, assumptions=(wide,)) for name in NORMS}
     output = derive(parse("repeat(L, residual(tanh))"), FeatureBounds.of(Shape(3, 4), known)).output
     assert wide in output.frobenius.assumptions
+
+
+def test_a_softmax_on_a_grid_has_norm_one_at_every_position_not_in_every_sample() -> None:
+    known = Softmax().forward(FeatureBounds.unbounded(Shape(3, 2, (5,))), EVERYWHERE)
+    columns = np.zeros((3, 5 * 2))
+    columns[0] = 1  # the limit of large logits
+    assert evaluate(known.position, {}) == 1
+    assert evaluate(known.sample, {}) >= np.linalg.norm(columns[:, :5])
+    assert evaluate(known.frobenius, {}) >= np.linalg.norm(columns)

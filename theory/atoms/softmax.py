@@ -161,5 +161,5 @@ class Softmax(Atom):
         return Bound.upper(value, attained="two classes, p = 1/2", sharp=sharp, **facts)
 
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
-        one = Bound.upper(1, quantity="sample norm", source="|p| <= sum p = 1", sharp=True)
-        return FeatureBounds.from_norms(features.shape, {"sample": one})
+        one = Bound.upper(1, quantity="position norm", source="|p| <= sum p = 1", sharp=True)
+        return FeatureBounds.from_norms(features.shape, {"position": one})
