@@ -38,6 +38,9 @@ LAZY: dict[str, Lazy] = {
     "verify": Lazy(
         "numerics.verify", "app", "Derive, certify, sample, attack and descend: tables, figures and a verdict."
     ),
+    "certify": Lazy(
+        "numerics.certify_command", "app", "A torch.nn.Module as it is: what is certified around its present weights."
+    ),
 }
 """Commands imported only when they are called."""
 

@@ -77,7 +77,7 @@ def largest(form: Form) -> float:
     if not len(array):
         return 0.0
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
-    symmetric = sum(array.transpose(order) for order in orders) / 6
+    symmetric = np.mean([array.transpose(order) for order in orders], axis=0)
     return float(np.linalg.norm(symmetric.reshape(len(array), -1), 2))
 
 
@@ -117,7 +117,9 @@ class Local(Domain):
             {name: _upper(float(value) + self.distance, "weights") for name, value in norms.items()},
             sigma_min=_lower(float(facts.sigma_min) - self.distance, "weights"),
             row_sigma_min=_lower(float(facts.row_sigma_min) - self.distance, "weights"),
-        ).with_floors({axis: _lower(float(v) * (1 - ALLOWANCE) - self.distance, "weights") for axis, v in floors.items()})
+        ).with_floors(
+            {axis: _lower(float(v) * (1 - ALLOWANCE) - self.distance, "weights") for axis, v in floors.items()}
+        )
 
     def map_norm(self, path: str) -> Bound | None:
         value = self.map_norms.get(path)
@@ -193,7 +195,9 @@ class Walk:
         measure: whether first derivatives are measured at the centre, where that is affordable.
     """
 
-    def __init__(self, arrays: Mapping[str, Tensor], radius: float, *, third: bool = True, measure: bool = True) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Tensor], radius: float, *, third: bool = True, measure: bool = True
+    ) -> None:
         self.radius, self.third, self.measure = radius, third, measure
         self.arrays = {name: array.detach().clone().requires_grad_(measure) for name, array in arrays.items()}
         self.domain = Local(third=third, arrays={k: v.detach() for k, v in self.arrays.items()}, distance=radius)

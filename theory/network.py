@@ -211,7 +211,9 @@ def named(network: Network, prefix: str = "") -> Network:
         return replace(network, branch=named(network.branch, f"{below}branch"))
     if isinstance(network, Branches):
         return replace(network, branches=tuple(named(b, f"{below}{i}") for i, b in enumerate(network.branches)))
-    return replace(network, path=prefix or "layer") if getattr(network, "path", None) == "" else network
+    if getattr(network, "path", None) != "":
+        return network
+    return type(network)(**{**vars(network), "path": prefix or "layer"})
 
 
 def walk(network: Network) -> Iterator[Network]:
