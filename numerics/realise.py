@@ -21,10 +21,12 @@ from theory.atoms.attention import ScaledDotProduct
 from theory.atoms.axes import OVER
 from theory.atoms.bilinear import Gain, MatMul
 from theory.atoms.entrywise import Entrywise
+from theory.atoms.fixed_affine import Standardise
 from theory.atoms.fixed_linear import Centre, Crop, Scale
 from theory.atoms.layout import Permutation, Regrouping
 from theory.atoms.radial import Radial
-from theory.atoms.softmax import Softmax
+from theory.atoms.softmax import LogSoftmax, Softmax
+from theory.atoms.spectral import Spectral
 from theory.atoms.windows import TapMax, TapMean, Windows
 from theory.network import Join, Network, expand, output_shape, substitute, walk
 from theory.records import Shape
@@ -157,7 +159,8 @@ def axis_view(atom: Centre | Radial, shape: Shape, path: str) -> tuple[Callable[
     """How to view `(*batch, features positions, N)` as `(*batch, groups, features, positions, N)`, and which dimensions its axis has."""
     features, grid, _ = _sizes(shape, path)
     dims = tuple(-3 + AXIS_ORDER.index(name) for name in OVER[atom.axis])
-    return (lambda x: x.reshape(*x.shape[:-2], features, math.prod(grid), x.shape[-1])), dims
+    sizes = (atom.groups, features // atom.groups, math.prod(grid))
+    return (lambda x: x.reshape(*x.shape[:-2], *sizes, x.shape[-1])), dims
 
 
 AXIS_ORDER = ("features", "positions", "samples")
@@ -323,6 +326,26 @@ def _(atom: ScaledDotProduct, shape: Shape, allocator: Allocator, path: str) -> 
         return means.movedim(-4, -1).reshape(*x.shape[:-2], -1, samples)
 
     return attend
+
+
+@operation.register
+def _(atom: LogSoftmax, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, _, samples = _sizes(shape, path)
+    return lambda parameters, x: _flat(torch.log_softmax(_columns(x, features), -2), samples)
+
+
+@operation.register
+def _(atom: Standardise, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    features, _, samples = _sizes(shape, path)
+    eps = number(atom.eps, f"{path}: eps")
+    mean = torch.tensor(atom.mean, dtype=torch.float64).unsqueeze(-1)
+    scale = (torch.tensor(atom.variance, dtype=torch.float64) + eps).rsqrt().unsqueeze(-1)
+    return lambda parameters, x: _flat((_columns(x, features) - mean.to(x.device)) * scale.to(x.device), samples)
+
+
+@operation.register
+def _(atom: Spectral, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    return lambda parameters, x: x / torch.linalg.matrix_norm(x, 2, keepdim=True)
 
 
 @operation.register

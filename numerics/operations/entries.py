@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from numerics.flow import Value
-from numerics.operations.pending import LogSoftmax
 from numerics.translate import Site, translates
-from theory.layers.activation import Activation, SoftmaxLayer
+from theory.layers.activation import Activation, LogSoftmax, SoftmaxLayer
 
 aten = torch.ops.aten
 

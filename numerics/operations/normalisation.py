@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from numerics.flow import Value
-from numerics.operations.pending import FrozenBatchNorm, GroupNorm, InstanceNorm
 from numerics.operations.weights import gain_and_shift
 from numerics.translate import Fixed, Site, exact, translates
-from theory.layers.normalisation import BatchNorm, LayerNorm, RMSNorm
+from theory.layers.normalisation import BatchNorm, FrozenBatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 aten = torch.ops.aten
 

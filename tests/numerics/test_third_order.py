@@ -52,8 +52,8 @@ def searched(f, shape: tuple[int, ...], restarts: int = 24, steps: int = 250) ->
     return found.best
 
 
-def function_of(atom) -> object:
-    apply = operation(atom, Shape(3, 2), Allocator(), "")
+def function_of(atom, features: int = 3) -> object:
+    apply = operation(atom, Shape(features, 2), Allocator(), "")
     return lambda x: apply((), x)
 
 
@@ -80,7 +80,7 @@ def test_the_third_derivatives_of_the_activations_are_attained(name: str) -> Non
 def test_the_third_derivative_of_the_softmax_is_attained(classes: int) -> None:
     shape = Shape(classes, 2)
     bound = evaluate(Softmax().bounds(FeatureBounds.unbounded(shape), THIRD).input_input_input, {})
-    best = searched(function_of(Softmax()), (classes, 2))
+    best = searched(function_of(Softmax(), classes), (classes, 2))
     # beyond two classes it is approached as the others vanish
     assert (ATTAINED if classes == 2 else 0.99) * bound < best <= bound * (1 + ROUNDING)
 

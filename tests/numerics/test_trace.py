@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from numerics.device import generator
-from numerics.operations import pending
 from numerics.realise import Operation, operation
 from numerics.trace import Traced, supported, trace, translates
 from numerics.translate import MODULES, OPERATIONS
@@ -31,11 +30,6 @@ from theory.records import FeatureBounds, LayerBounds, Shape
 
 CLOSE = 1e-10
 """Relative agreement of values and gradients: double precision leaves near 1e-13 on the deepest network here."""
-
-
-def needs(name: str) -> pytest.MarkDecorator:
-    missing = getattr(pending, name).__name__ == "missing"
-    return pytest.mark.skipif(missing, reason=f"theory has no layer {name} yet")
 
 
 def draw(*shape: int, seed: int = 1) -> Tensor:
@@ -138,7 +132,7 @@ class PreActivationResNet(nn.Module):
         return self.linear(out.view(out.size(0), -1))
 
 
-@pytest.mark.parametrize("training", [pytest.param(False, marks=needs("FrozenBatchNorm")), True])
+@pytest.mark.parametrize("training", [pytest.param(False), True])
 def test_a_narrow_pre_activation_resnet_agrees_with_its_gradients(training: bool) -> None:
     module = randomised(PreActivationResNet(width=3)).train(training)
     traced = agrees(module, draw(4, 3, 16, 16))
@@ -243,7 +237,7 @@ def test_a_mask_without_hint_is_refused() -> None:
         trace(CausalEncoder(False).double(), draw(2, 4, 8))
 
 
-@pytest.mark.parametrize("training", [pytest.param(False, marks=needs("FrozenBatchNorm")), True])
+@pytest.mark.parametrize("training", [pytest.param(False), True])
 def test_a_vgg_like_chain(training: bool) -> None:
     traced = agrees(randomised(vgg()).train(training), draw(3, 3, 16, 16))
     assert isinstance(traced.network, Chain)
@@ -384,8 +378,6 @@ def test_single_modules(module: nn.Module, shape: tuple[int, ...]) -> None:
     ids=str,
 )
 def test_single_modules_of_layers_that_came_later(module: nn.Module, shape: tuple[int, ...], layer: str) -> None:
-    if getattr(getattr(pending, layer, None), "__name__", "") == "missing":
-        pytest.skip(f"theory has no layer {layer} yet")
     if isinstance(module, nn.MultiheadAttention):
         module = SelfAttention(module)
     traced = agrees(randomised(module), draw(*shape))

@@ -113,6 +113,10 @@ def radial(x: Matrix, axis: str, eps: float) -> Matrix:
         "features": (x**2).sum(axis=0, keepdims=True),
         "entries": x**2,
         "matrix": (x**2).sum(),
+        # without a grid a sample is a column, which is one group, and has one position
+        "sample": (x**2).sum(axis=0, keepdims=True),
+        "group": (x**2).sum(axis=0, keepdims=True),
+        "instance": x**2,
     }[axis]
     return x / np.sqrt(eps + sums)
 

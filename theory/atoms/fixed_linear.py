@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Expr, S
 
+from theory.atoms.axes import OVER, check_axis, vector_length
 from theory.atoms.base import Atom, Domain
 from theory.bound import Assumption, Bound, Step
 from theory.records import FeatureBounds, LayerBounds, Shape
@@ -82,24 +83,25 @@ class Scale(FixedLinear):
 
 @dataclass(frozen=True)
 class Centre(FixedLinear):
-    """Subtract the mean over `axis`: `samples` (every row; batch norm) or `features` (every column; layer norm)."""
+    """Subtract the mean over every vector along `axis` (`theory.atoms.axes`): of a row (batch norm), a column (layer norm), ..."""
 
     axis: str = "samples"
+    groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.axis not in ("samples", "features"):
-            raise ValueError(f"centring axis {self.axis!r} is unknown: use 'samples' or 'features'")
+        check_axis(self.axis, self.groups, tuple(axis for axis in OVER if axis not in ("entries", "matrix")))
 
     @property
     def sample_wise(self) -> bool:  # type: ignore[override]
-        return self.axis == "features"
+        return "samples" not in OVER[self.axis]
 
     @property
     def formula(self) -> str:
-        return "X -> X (I - 1 1^T / N)" if self.axis == "samples" else "X -> (I - 1 1^T / d) X"
+        known = {"samples": "X -> X (I - 1 1^T / N)", "features": "X -> (I - 1 1^T / d) X"}
+        return known.get(self.axis, f"X -> X - mean over each {self.axis}")
 
     def length(self, shape: Shape) -> Expr:
-        return shape.columns if self.axis == "samples" else shape.features
+        return vector_length(shape, self.axis, self.groups)
 
     def gram(self, shape: Shape) -> tuple[Expr, Expr]:
         return S.One, S.NegativeOne
@@ -125,13 +127,17 @@ class Centre(FixedLinear):
         return super().bounds(features, domain)
 
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
-        kept = ("frobenius", "operator", *(("feature",) if self.axis == "samples" else ("sample", "position")))
+        kept = {
+            "samples": ("frobenius", "operator", "feature"),
+            "features": ("frobenius", "operator", "sample", "position"),
+            "instance": ("frobenius", "operator", "sample", "feature"),
+        }.get(self.axis, ("frobenius", "sample"))
         norms = {name: getattr(features, name) for name in kept}
         norms["entry"] = features.entry * 2
         return FeatureBounds.from_norms(
             features.shape,
             norms,
-            centred=self.axis == "samples" or features.centred,
+            centred=self.axis in ("samples", "instance") or (features.centred and self.axis == "features"),
             centred_samples=self.axis == "features" or features.centred_samples,
         )
 

@@ -13,12 +13,13 @@ from typing import Any
 import sympy
 from sympy import Expr, S, Symbol
 
+from theory.atoms.axes import OVER, check_axis
 from theory.atoms.base import Atom, Domain
 from theory.bound import Assumption, Bound, Step, minimum
 from theory.records import FeatureBounds, LayerBounds
 from theory.suprema import supremum_on_unit_square
 
-AXES = ("samples", "features", "entries", "matrix")
+AXES = tuple(OVER)
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,16 @@ class Radial(Atom):
     """`u -> u / sqrt(eps + |u|^2)` for every vector `u` along `axis`.
 
     `axis` says which entries form one vector: `samples` (each row; batch norm, row-wise weight norm), `features` (each
-    column; layer and RMS norm), `entries` (each entry alone) or `matrix` (all of it; Frobenius weight norm).
+    column; layer and RMS norm), `entries` (each entry alone), `matrix` (all of it; Frobenius weight norm), or of one sample all (`sample`;
+    set norm), each feature (`instance`) or each group of features (`group`).
     """
 
     axis: str
     eps: Expr
+    groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.axis not in AXES:
-            raise ValueError(f"radial axis {self.axis!r} is unknown: use one of {', '.join(AXES)}")
+        check_axis(self.axis, self.groups, AXES)
         eps = sympy.sympify(self.eps)
         if not eps.is_positive:
             raise ValueError(f"eps = {eps}: a normalisation needs eps > 0, without it neither derivative is bounded")
@@ -144,7 +146,7 @@ class Radial(Atom):
 
     @property
     def sample_wise(self) -> bool:
-        return self.axis in ("features", "entries")
+        return "samples" not in OVER[self.axis]
 
     def _vector_norm(self, features: FeatureBounds) -> Bound:
         return {
@@ -152,6 +154,9 @@ class Radial(Atom):
             "features": features.position,
             "entries": features.entry,
             "matrix": features.frobenius,
+            "sample": features.sample,
+            "group": features.sample,
+            "instance": features.sample,
         }[self.axis]
 
     def bounds(self, features: FeatureBounds, domain: Domain) -> LayerBounds:
@@ -199,16 +204,31 @@ class Radial(Atom):
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
         one = Bound.upper(1, quantity="norm of a normalised vector", source="|u| / sqrt(eps + |u|^2) < 1", sharp=True)
         shrink = radial_constants().jacobian.subs({_EPS: self.eps})
-        rows, columns = features.shape.features, features.shape.columns
-        vector = {"samples": "feature", "features": "position", "entries": "entry", "matrix": "frobenius"}[self.axis]
-        count = {"samples": rows, "features": columns, "entries": rows * columns, "matrix": S.One}[self.axis]
-        norms = {vector: one}
+        shape = features.shape
+        rows, columns, groups = shape.features, shape.columns, S(self.groups)
+        # numbers of vectors (of norm at most 1) that each norm runs over
+        counts = {
+            "samples": {"feature": S.One, "frobenius": rows},
+            "features": {"position": S.One, "sample": shape.positions, "frobenius": columns},
+            "entries": {"entry": S.One, "frobenius": rows * columns},
+            "matrix": {"frobenius": S.One},
+            "sample": {"sample": S.One, "frobenius": shape.samples},
+            "instance": {"entry": S.One, "feature": shape.samples, "sample": rows, "frobenius": rows * shape.samples},
+            "group": {"entry": S.One, "sample": groups, "frobenius": groups * shape.samples},
+        }[self.axis]
+        norms = {name: one if count == 1 else one * sympy.sqrt(count) for name, count in counts.items()}
+        if not shape.grid and self.axis == "features":
+            del norms["position"]
         shrunk = features.frobenius * shrink
         if shrunk.expression is not S.Infinity:
-            norms["frobenius"] = minimum(one * sympy.sqrt(count), shrunk)
+            norms["frobenius"] = minimum(norms["frobenius"], shrunk)
+        else:
+            del norms["frobenius"]
+            if not norms:
+                norms["frobenius"] = one
         return FeatureBounds.from_norms(
             features.shape,
             norms,
-            centred=features.centred and self.axis in ("samples", "matrix"),
+            centred=features.centred and self.axis in ("samples", "matrix", "instance"),
             centred_samples=features.centred_samples and self.axis in ("features", "matrix"),
         )

@@ -163,3 +163,48 @@ class Softmax(Atom):
     def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
         one = Bound.upper(1, quantity="position norm", source="|p| <= sum p = 1", sharp=True)
         return FeatureBounds.from_norms(features.shape, {"position": one})
+
+
+@dataclass(frozen=True)
+class LogSoftmax(Atom):
+    """`z -> z - log sum_k exp(z_k)` for every column, with Jacobian `I - 1 p^T` and second derivative `-1 D^2 logsumexp`.
+
+    The norm of `I - 1 p^T` is convex in `p`, so largest at a vertex `p = e_y`: `sum_k (v_k - v_y)^2 <= d |v|^2`.
+    """
+
+    @property
+    def formula(self) -> str:
+        return "z -> z - log sum_k exp(z_k), column by column"
+
+    def bounds(self, features: FeatureBounds, domain: Domain) -> LayerBounds:
+        constants, classes = softmax_constants(), features.shape.features
+        root, sharp = sympy.sqrt(classes), features.entry.expression is S.Infinity
+        facts = {
+            "source": "log-softmax atom: every output carries the same -log sum exp",
+            "steps": (*_log_softmax_steps(), *constants.steps),
+            "assumptions": (Assumption(classes, ">=", S(2), "one class has a constant softmax"),),
+        }
+        return LayerBounds.without_parameters(
+            Bound.upper(root, attained="p -> e_y", sharp=sharp, **facts),
+            Bound.upper(root * constants.jacobian, attained="two classes at p = 1/2", sharp=sharp, **facts),
+            Bound.lower(0, attained="p itself: (I - p 1^T) p = 0", sharp=True, **facts),
+            sample_wise=True,
+            third=Bound.upper(root * constants.second, sharp=sharp, **facts),
+        )
+
+    def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
+        entry = features.entry * 2 + sympy.log(features.shape.features)
+        return FeatureBounds.from_norms(features.shape, {"entry": entry})
+
+
+@lru_cache(maxsize=1)
+def _log_softmax_steps() -> tuple[Step, ...]:
+    """`d |v|^2 - sum_k (v_k - v_0)^2` is a sum of squares: for three classes with `p = e_0`."""
+    a, b, c = sympy.symbols("a b c", real=True)
+    gap = 3 * (a**2 + b**2 + c**2) - (b - a) ** 2 - (c - a) ** 2
+    return (
+        Step(
+            "d |v|^2 - sum_k (v_k - v_y)^2 = (sum v)^2 + sum_{k<l, not y} (v_k - v_l)^2 >= 0 (three classes)",
+            (sympy.expand(gap - (a + b + c) ** 2 - (b - c) ** 2),),
+        ),
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from theory.atoms.base import Atom
 from theory.atoms.entrywise import Entrywise
+from theory.atoms.softmax import LogSoftmax as LogSoftmaxAtom
 from theory.atoms.softmax import Softmax
 from theory.layers.base import Layer
 from theory.records import Shape
@@ -30,3 +31,11 @@ class SoftmaxLayer(Layer):
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
         return (Softmax(),)
+
+
+@dataclass(frozen=True)
+class LogSoftmax(Layer):
+    """Logarithm of the softmax over the features of every sample, at every position."""
+
+    def atoms(self, shape: Shape) -> tuple[Atom, ...]:
+        return (LogSoftmaxAtom(),)

@@ -11,11 +11,29 @@ from theory import symbols
 from theory.atoms.base import Atom, Domain
 from theory.atoms.bilinear import Gain, MatMul
 from theory.atoms.radial import Radial
+from theory.atoms.spectral import Spectral
 from theory.layers.base import Layer
 from theory.records import QUANTITIES, FeatureBounds, Shape
 
 WEIGHT_AXES = {"row": "samples", "entry": "entries", "frobenius": "matrix"}
 """Which entries of the weight are normalised together; a row of the weight is a vector along its columns."""
+WEIGHT_NORMS = (*WEIGHT_AXES, "spectral")
+
+
+def weight_map(weight_norm: str | None, eps: Expr, gain: bool, path: str) -> tuple[Atom, ...]:
+    """The atoms that make the weight of its parameters.
+
+    Raises:
+        ValueError: an unknown normalisation, or a gain without one.
+    """
+    if weight_norm is None:
+        if gain:
+            raise ValueError(f"a gain on a plain weight is redundant: set weight_norm to {', '.join(WEIGHT_AXES)}")
+        return ()
+    if weight_norm not in WEIGHT_NORMS:
+        raise ValueError(f"unknown weight normalisation {weight_norm!r}: use one of {', '.join(WEIGHT_NORMS)}")
+    normalise = Spectral() if weight_norm == "spectral" else Radial(WEIGHT_AXES[weight_norm], eps)
+    return (normalise, Gain(path=path)) if gain else (normalise,)
 
 
 @dataclass(frozen=True)
@@ -36,23 +54,16 @@ class Affine(Layer):
         object.__setattr__(self, "features", sympy.sympify(self.features))
         object.__setattr__(self, "eps", sympy.sympify(self.eps))
         Shape(self.features, S.One)
-        if self.weight_norm is not None and self.weight_norm not in WEIGHT_AXES:
-            raise ValueError(f"unknown weight normalisation {self.weight_norm!r}: use one of {', '.join(WEIGHT_AXES)}")
-        if self.gain and self.weight_norm is None:
-            raise ValueError("a gain on a plain affine layer is redundant: set weight_norm to row, entry or frobenius")
         self.parameter_map()
 
     def claims(self, features: FeatureBounds, domain: Domain) -> frozenset[str]:
-        if self.gain or domain.radius is not S.Infinity:
+        if self.gain or self.weight_norm == "spectral" or domain.radius is not S.Infinity:
             return frozenset()
         always = frozenset(QUANTITIES) - {"param_jacobian_norm", "param_param"}
         return always if features.frobenius.expression is S.Infinity else frozenset(QUANTITIES)
 
     def parameter_map(self) -> tuple[Atom, ...]:
-        if self.weight_norm is None:
-            return ()
-        radial = Radial(WEIGHT_AXES[self.weight_norm], self.eps)
-        return (radial, Gain(path=self.path)) if self.gain else (radial,)
+        return weight_map(self.weight_norm, self.eps, self.gain, self.path)
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
         return (MatMul(self.features, self.bias, self.parameter_map(), path=self.path),)

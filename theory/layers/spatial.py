@@ -9,11 +9,10 @@ from sympy import Expr, S
 
 from theory import symbols
 from theory.atoms.base import Atom
-from theory.atoms.bilinear import Gain, MatMul
+from theory.atoms.bilinear import MatMul
 from theory.atoms.layout import Permutation, Regrouping
-from theory.atoms.radial import Radial
 from theory.atoms.windows import TapMax, TapMean, Windows
-from theory.layers.affine import WEIGHT_AXES
+from theory.layers.affine import weight_map
 from theory.layers.base import Layer
 from theory.records import Shape
 
@@ -38,16 +37,10 @@ class Convolution(Layer):
         object.__setattr__(self, "features", sympy.sympify(self.features))
         object.__setattr__(self, "eps", sympy.sympify(self.eps))
         Shape(self.features, S.One)
-        if self.weight_norm is not None and self.weight_norm not in WEIGHT_AXES:
-            raise ValueError(f"unknown weight normalisation {self.weight_norm!r}: use one of {', '.join(WEIGHT_AXES)}")
-        if self.gain and self.weight_norm is None:
-            raise ValueError("a gain on a plain convolution is redundant: set weight_norm to row, entry or frobenius")
+        self.parameter_map()
 
     def parameter_map(self) -> tuple[Atom, ...]:
-        if self.weight_norm is None:
-            return ()
-        radial = Radial(WEIGHT_AXES[self.weight_norm], self.eps)
-        return (radial, Gain(path=self.path)) if self.gain else (radial,)
+        return weight_map(self.weight_norm, self.eps, self.gain, self.path)
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
         matmul = MatMul(
