@@ -22,7 +22,7 @@ from theory.layers.affine import Affine
 from theory.layers.base import Layer
 from theory.layers.fixed import Cropping, Scaling
 from theory.layers.normalisation import Normalisation
-from theory.network import Chain, Network, Repeat, Residual
+from theory.network import Branches, Chain, Network, Repeat, Residual
 from theory.records import SYMBOLS_OF_QUANTITIES
 from theory.spec import describe
 from theory.summary import ComposedRow, composed, depth_symbol, grouped
@@ -157,8 +157,20 @@ def _starred(b: Bound) -> str:
     return f"{text}{{}}^{{\\star}}" if b.sharp else text
 
 
-_NORMALISATIONS = {"BatchNorm": "BN", "LayerNorm": "LN", "RMSNorm": "RMS"}
-_WEIGHT_NORMS = {"row": r"R_{\mathrm{row}}", "entry": r"R_{\mathrm{entry}}", "frobenius": "R_F"}
+_NORMALISATIONS = {
+    "BatchNorm": "BN",
+    "LayerNorm": "LN",
+    "RMSNorm": "RMS",
+    "GroupNorm": "GN",
+    "InstanceNorm": "IN",
+    "SetNorm": "SN",
+}
+_WEIGHT_NORMS = {
+    "row": r"R_{\mathrm{row}}",
+    "entry": r"R_{\mathrm{entry}}",
+    "frobenius": "R_F",
+    "spectral": r"R_{\sigma}",
+}
 _ACTIVATIONS = {"tanh": r"\tanh", "sin": r"\sin", "arctan": r"\arctan"}
 
 
@@ -192,6 +204,9 @@ def _apply(layer: Network, x: str) -> str:
         return rf"{expression(layer.factor)}\,{x if ' + ' not in x else bracketed}"
     if isinstance(layer, Cropping):
         return rf"{bracketed}_{{1:{expression(layer.features)}}}"
+    if isinstance(layer, Branches):
+        terms = [_apply(branch, x) for branch in layer.branches]
+        return r"\bigl[" + "; ".join(terms) + r"\bigr]" if layer.stacked else " + ".join(terms)
     assert isinstance(layer, Layer)
     return rf"\text{{{escape(describe(layer))}}}({x})"
 

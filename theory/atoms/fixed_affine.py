@@ -32,7 +32,7 @@ class Standardise(Atom):
         return "X -> (X - mean) / sqrt(variance + eps), fixed statistics"
 
     def output_shape(self, shape: Shape) -> Shape:
-        if shape.features != len(self.mean):
+        if (shape.features - len(self.mean)).is_nonzero:
             raise ValueError(
                 f"statistics of {len(self.mean)} features on an input of {shape.features}: they must agree"
             )

@@ -124,7 +124,8 @@ class Windows(Atom):
             picks = [p for row in self.source(axis, int(length)) for p in row]
             counts = Counter(p for p in picks if p is not None)
             most, least = max(counts.values(), default=0), min((counts[p] for p in range(int(length))), default=0)
-            return sympy.Integer(most), sympy.Integer(least), None not in picks and most <= 1
+            # what is filled with minus infinity is never picked by the maximum that follows
+            return sympy.Integer(most), sympy.Integer(least), (None not in picks or self.mode == "lowest") and most <= 1
         if self.mode in ("reflect", "replicate") and any(map(any, self.padding)):
             raise ValueError(f"{self.mode} padding on a grid of symbolic length {length}: give the length as a number")
         kernel, stride = self.kernel[axis], self.stride[axis]

@@ -48,7 +48,10 @@ class Normalisation(Layer):
         if domain.radius is not S.Infinity:
             return frozenset()
         if self.axis not in ("samples", "features"):
-            return frozenset({"input_jacobian_norm", "input_input"} if not self.gain else ())
+            # the second derivative is largest at a norm of order sqrt(n eps), which a bounded input need not reach
+            bounded = features.frobenius.expression is not S.Infinity
+            claimed = {"input_jacobian_norm"} if bounded else {"input_jacobian_norm", "input_input"}
+            return frozenset(() if self.gain else claimed)
         # a single row of a matrix with centred columns holds at most the share 1 - 1/d of its square: layer norm's XT is not attained
         rowwise = frozenset({"input_param"} if self.gain and self.centred and self.axis == "features" else ())
         if features.frobenius.expression is S.Infinity:
