@@ -306,8 +306,9 @@ def _kernel_at_centre(given: Problem, zero_sum: bool) -> float:
         return 0.0
     kernel = tangent_kernel(given.realisation, given.theta.unsqueeze(0), given.X)[0]
     if zero_sum:
-        basis = torch.linalg.qr(torch.eye(classes, dtype=kernel.dtype)[:, 1:] - 1 / classes).Q.contiguous()
-        lift = torch.kron(basis, torch.eye(samples, dtype=kernel.dtype))
+        basis = torch.linalg.qr(torch.eye(classes, dtype=kernel.dtype)[:, 1:] - 1 / classes).Q
+        eye = torch.eye(samples, dtype=kernel.dtype)
+        lift = torch.einsum("ab,cd->acbd", basis, eye).reshape(classes * samples, -1)
         kernel = lift.T @ kernel @ lift
     spectrum = torch.linalg.eigvalsh(kernel)
     return max(0.0, float(spectrum[0] - len(kernel) * 1e-15 * spectrum[-1]))
@@ -408,7 +409,7 @@ def certify(
     )
     failing = next((c for c in conditions if not c.holds), None)
     status = "certified" if failing is None else "smooth" if math.isfinite(smoothness) else "not certified"
-    reason = "" if failing is None else f"{infinite}; {failing}" if infinite else str(failing)
+    reason = infinite or ("" if failing is None else f"{failing.name}: {failing.statement} ({failing.value:.6g})")
     return LocalCertificate(
         status,
         reason,
