@@ -86,9 +86,11 @@ class LocalCertificate:
         hessian_lipschitz: Lipschitz constant of the Hessian on the ball.
         step_size: largest certified step, `1 / smoothness_constant`.
         first_derivative, second_derivative: upper bounds of `|DF|` and `|D^2 F|` on the ball.
-        tangent_kernel_centre: `lambda_min(DF DF^T)` at the centre, on the outputs that the cost's gradient can reach.
+        tangent_kernel_centre: `lambda_min(DF DF^T)` at the centre, on the outputs that the cost's gradient can reach; 0 where the kernel
+            is too large to form (`KERNEL`).
         tangent_kernel_ball: its lower bound on the ball; `kernel_route` "movement" or "regularity".
-        path_length: upper bound of the length of the descent from the present loss to `target`; to stay inside it must be below `radius`.
+        path_length: upper bound of the length of the descent from the present loss to `target` (of the iterates above it); to stay inside
+            it must be below `radius`.
         target: loss that is certified to be reached; 0 for squared error, for cross-entropy `log(2) / N`, below which every sample is right.
         rate: for squared error the factor by which the loss falls at least each step; for cross-entropy None.
         steps: steps after which `target` (for squared error a thousandth of the present loss) is certified to be reached.
@@ -463,4 +465,5 @@ def _descent(
         squared = kernel * classes / ((classes - 1) * n**2) * split
         length += 2 * (high - low) / math.sqrt(squared)
         steps += 2 * smoothness * (high - low) / squared
-    return length * (1 + ALLOWANCE), math.ceil(steps * (1 + ALLOWANCE)), None
+    # the sum covers the whole steps above the target; the one that crosses it comes on top
+    return length * (1 + ALLOWANCE), math.ceil(steps * (1 + ALLOWANCE)) + 1, None

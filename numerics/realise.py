@@ -254,30 +254,20 @@ def _(atom: Permutation, shape: Shape, allocator: Allocator, path: str) -> Opera
     return permute
 
 
-@operation.register
-def _(atom: TapMean, shape: Shape, allocator: Allocator, path: str) -> Operation:
+@operation.register(TapMean)
+@operation.register(TapMax)
+def _(atom: TapMean | TapMax, shape: Shape, allocator: Allocator, path: str) -> Operation:
     features, grid, _ = _sizes(shape, path)
     taps = _size(atom.taps, f"{path}: taps")
-    kept = features // taps
+    mean = isinstance(atom, TapMean)
 
-    def mean(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-        viewed = x.reshape(*x.shape[:-2], kept, taps, math.prod(grid), x.shape[-1])
-        return viewed.mean(-3).reshape(*x.shape[:-2], -1, x.shape[-1])
+    def reduced(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        viewed = x.reshape(*x.shape[:-2], features // taps, taps, math.prod(grid), x.shape[-1])
+        # of equal taps the maximum takes one, as torch's pooling does
+        image = viewed.mean(-3) if mean else viewed.max(-3).values
+        return image.reshape(*x.shape[:-2], -1, x.shape[-1])
 
-    return mean
-
-
-@operation.register
-def _(atom: TapMax, shape: Shape, allocator: Allocator, path: str) -> Operation:
-    features, grid, _ = _sizes(shape, path)
-    taps = _size(atom.taps, f"{path}: taps")
-    kept = features // taps
-
-    def largest(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-        viewed = x.reshape(*x.shape[:-2], kept, taps, math.prod(grid), x.shape[-1])
-        return viewed.max(-3).values.reshape(*x.shape[:-2], -1, x.shape[-1])
-
-    return largest
+    return reduced
 
 
 @operation.register

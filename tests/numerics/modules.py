@@ -45,6 +45,22 @@ class Projected(nn.Module):
         return self.out(torch.cat([torch.tanh(y), y], 1).flatten(1))
 
 
+class PreActivation(nn.Module):
+    """Norm, activation, convolution, twice, beside an identity or a projection."""
+
+    def __init__(self, given: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(given), nn.BatchNorm2d(planes)
+        self.conv1 = nn.Conv2d(given, planes, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.skip = nn.Conv2d(given, planes, 1, stride=stride, bias=False) if stride > 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = nn.functional.softplus(self.bn1(x))
+        skip = x if self.skip is None else self.skip(inner)
+        return skip + self.conv2(nn.functional.softplus(self.bn2(self.conv1(inner))))
+
+
 class Encoder(nn.Module):
     """torch's own encoder layer on three tokens, read out from all of them."""
 
@@ -83,6 +99,13 @@ MODULES = {
         (1, 4, 4),
     ),
     "projected": (Projected, (1, 4, 4)),
+    "pre-activation resnet": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1, bias=False), PreActivation(2, 2, 1), PreActivation(2, 3, 2),
+            nn.BatchNorm2d(3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3),
+        ),
+        (1, 4, 4),
+    ),
     "autoencoder": (
         lambda: nn.Sequential(
             nn.Conv3d(1, 2, 2, stride=2), nn.Tanh(), nn.ConvTranspose3d(2, 1, 2, stride=2), nn.Flatten()
