@@ -12,16 +12,28 @@ from sympy import Expr, Max, Min, Pow, S, Symbol
 from sympy.printing.latex import LatexPrinter
 
 from theory import symbols
+from theory.atoms.windows import Windows
 from theory.bound import Bound, Sense
-from theory.catalogue import Entry
+from theory.catalogue import GRID, Entry, shape_of
 from theory.compose import QuadraticForm
 from theory.convergence import Certificate
 from theory.landscape import Landscape
-from theory.layers.activation import Activation, SoftmaxLayer
+from theory.layers.activation import Activation, LogSoftmax, SoftmaxLayer
 from theory.layers.affine import Affine
+from theory.layers.attention import Attend
 from theory.layers.base import Layer
 from theory.layers.fixed import Cropping, Scaling
-from theory.layers.normalisation import Normalisation
+from theory.layers.normalisation import FrozenBatchNorm, Normalisation
+from theory.layers.spatial import (
+    AveragePool,
+    Convolution,
+    GlobalAveragePool,
+    MaxPool,
+    Permute,
+    Reshape,
+    Selection,
+    TransposedConvolution,
+)
 from theory.network import Branches, Chain, Network, Repeat, Residual
 from theory.records import SYMBOLS_OF_QUANTITIES
 from theory.spec import describe
@@ -174,6 +186,27 @@ _WEIGHT_NORMS = {
 _ACTIVATIONS = {"tanh": r"\tanh", "sin": r"\sin", "arctan": r"\arctan"}
 
 
+_ON_GRIDS: dict[type[Layer], str] = {
+    AveragePool: r"\operatorname{avg}",
+    MaxPool: r"\max",
+    GlobalAveragePool: r"\operatorname{mean}",
+    Selection: r"\operatorname{select}",
+    Reshape: r"\operatorname{reshape}",
+    Permute: r"\operatorname{permute}",
+    Attend: r"\operatorname{attend}",
+    LogSoftmax: r"\log\operatorname{softmax}",
+}
+
+
+def _window(windows: Windows, groups: int = 1) -> str:
+    """A window as a subscript: `3 x 3`, then stride, padding and groups where they are not one, nought and one."""
+    parts = [r"{\times}".join(map(str, windows.kernel))]
+    for letter, values in (("s", windows.stride), ("p", tuple(map(max, windows.padding)))):
+        if any(v != (letter == "s") for v in values):
+            parts.append(f"{letter}{values[0] if len(set(values)) == 1 else values}")
+    return ",".join(parts + ([f"g{groups}"] if groups > 1 else []))
+
+
 def _apply(layer: Network, x: str) -> str:
     """The formula of a network applied to `x`."""
     bracketed = x if x == "X" else f"({x})"
@@ -204,6 +237,21 @@ def _apply(layer: Network, x: str) -> str:
         return rf"{expression(layer.factor)}\,{x if ' + ' not in x else bracketed}"
     if isinstance(layer, Cropping):
         return rf"{bracketed}_{{1:{expression(layer.features)}}}"
+    if isinstance(layer, Convolution | TransposedConvolution):
+        norm = getattr(layer, "weight_norm", None)
+        matrix = "A" if norm is None else f"{_WEIGHT_NORMS[norm]}(V)"
+        gain = r"\operatorname{diag}(g)\," if getattr(layer, "gain", False) else ""
+        product = r"\circledast" if layer.windows.mode == "circular" else r"\ast"
+        top = r"^{\top}" if isinstance(layer, TransposedConvolution) else ""
+        shift = r" + b\mathbf{1}^{\top}" if layer.bias else ""
+        return rf"{gain}{matrix}{top} {product}_{{{_window(layer.windows, getattr(layer, 'groups', 1))}}} {x if ' + ' not in x else bracketed}{shift}"
+    for kind, operator in _ON_GRIDS.items():
+        if isinstance(layer, kind):
+            windows = getattr(layer, "windows", None)
+            return f"{operator}_{{{_window(windows)}}}({x})" if windows else f"{operator}({x})"
+    if isinstance(layer, FrozenBatchNorm):
+        shift = r" + b\mathbf{1}^{\top}" if layer.shift else ""
+        return (r"\operatorname{diag}(g)\," if layer.gain else "") + rf"\mathrm{{BN}}_{{\mathrm{{frozen}}}}({x}){shift}"
     if isinstance(layer, Branches):
         terms = [_apply(branch, x) for branch in layer.branches]
         return r"\bigl[" + "; ".join(terms) + r"\bigr]" if layer.stacked else " + ".join(terms)
@@ -274,9 +322,15 @@ def _domain_table(domain: str, entries: Iterable[Entry]) -> str:
         " & ".join([f"${formula(entry.network)}$", *(cell(b) for _, b in entry.bounds.quantities())]) + r" \\[2pt]"
         for entry in entries
     ]
+    on_grid = any(shape_of(entry.network).grid for entry in entries)
+    grid = (
+        rf" Layers with windows, norms of a sample and branches: images of ${GRID[0]} \times {GRID[1]}$ positions."
+        if on_grid
+        else ""
+    )
     head = ["layer", *(f"${letter}$" for letter in SYMBOLS_OF_QUANTITIES.values())]
     columns = "".join(_P % w for w in (".175", ".115", ".16", ".13", ".07", ".155", ".11", ".02"))
-    table = _longtable(columns, head, rows, f"Bounds of each layer: {_DOMAINS.get(domain, escape(domain))}.")
+    table = _longtable(columns, head, rows, f"Bounds of each layer: {_DOMAINS.get(domain, escape(domain))}.{grid}")
     if not notes:
         return table
     below = r";\quad{} ".join(f"({n}) ${text}$" for text, n in notes.items())

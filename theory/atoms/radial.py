@@ -229,6 +229,6 @@ class Radial(Atom):
         return FeatureBounds.from_norms(
             features.shape,
             norms,
-            centred=features.centred and self.axis in ("samples", "matrix", "instance"),
+            centred=features.centred and self.axis in ("samples", "matrix"),
             centred_samples=features.centred_samples and self.axis in ("features", "matrix"),
         )
