@@ -229,3 +229,9 @@ def test_a_division_by_zero_is_no_bound() -> None:
 def test_substitution_is_simultaneous_in_the_assumptions_too() -> None:
     at = upper(x, assumptions=(Assumption(x, ">", 2 * y),)).substitute({x: y, y: x})
     assert (at.assumptions[0].left, at.assumptions[0].right) == (y, 2 * x)
+
+
+def test_the_numbers_of_a_ratio_are_judged_together() -> None:
+    assert _at_least_one(sqrt(6) / 2 * sqrt(N))  # each factor alone says nothing: 1/2 is below 1
+    assert not _at_least_one(sqrt(3) / 2 * sqrt(N))
+    assert minimum(upper(sqrt(6) / 2 * x), upper(x)).expression == x
