@@ -84,7 +84,7 @@ class Repeat:
 
     def __post_init__(self) -> None:
         times = sympy.sympify(self.times)
-        if times.is_number and not (times.is_integer and times.is_positive):
+        if (times.is_number and not (times.is_integer and times.is_positive)) or times.is_negative:
             raise ValueError(
                 f"repeat {times} times: the number of repetitions must be a positive whole number or a symbol"
             )

@@ -85,16 +85,32 @@ def _fail(node: ast.AST, text: str) -> ValueError:
 
 
 def _number(node: ast.AST) -> Expr:
-    """An expression of numbers and symbols."""
+    """A finite expression of numbers and symbols."""
+    allowed = (ast.Constant, ast.Name, ast.BinOp, ast.UnaryOp, ast.operator, ast.UAdd, ast.USub, ast.Load, ast.Call)
     for part in ast.walk(node):
-        allowed = (ast.Constant, ast.Name, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load, ast.Call)
-        if not isinstance(part, allowed):
+        literal = not isinstance(part, ast.Constant) or type(part.value) in (int, float)
+        if not isinstance(part, allowed) or not literal:
             raise _fail(node, "a number or an expression in symbols is needed here")
-        if isinstance(part, ast.Call) and not (isinstance(part.func, ast.Name) and part.func.id == "sqrt"):
-            raise _fail(node, "the only function a number may use is sqrt")
-    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {"sqrt"}
+        if isinstance(part, ast.Call):
+            is_root = isinstance(part.func, ast.Name) and part.func.id == "sqrt"
+            if not is_root or len(part.args) != 1 or part.keywords:
+                raise _fail(node, "the only function a number may use is sqrt, of one number")
+    roots = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part not in roots}
+    if names & NOT_NUMBERS:
+        raise _fail(node, f"{', '.join(sorted(names & NOT_NUMBERS))} is no finite number")
     table: dict[str, Any] = {name: symbols.KNOWN.get(name, sympy.Symbol(name, positive=True)) for name in names}
-    return sympy.nsimplify(sympy.sympify(ast.unparse(node), locals={**table, "sqrt": sympy.sqrt}), rational=True)
+    try:
+        value = sympy.nsimplify(sympy.sympify(ast.unparse(node), locals={"sqrt": sympy.sqrt, **table}), rational=True)
+    except Exception as error:  # SymPy's parser raises many kinds
+        raise _fail(node, f"not a number: {type(error).__name__}") from None
+    if value.has(sympy.oo, sympy.zoo, sympy.nan):
+        raise _fail(node, "a finite number is needed here")
+    return value
+
+
+NOT_NUMBERS = frozenset({"oo", "nan", "zoo", "inf", "sqrt"})
+"""Names that SymPy would read as something else than a positive symbol."""
 
 
 def _flag(node: ast.AST) -> bool:
@@ -247,7 +263,12 @@ def _part(node: ast.AST) -> Network:
             raise _fail(node, f"{name} takes no arguments")
         return WITHOUT_ARGUMENTS[name] if name in WITHOUT_ARGUMENTS else Activation(str(name))
     if name in CALLS:
-        return _call(str(name), call or ast.Call(ast.Name(str(name)), [], []))
+        try:
+            return _call(str(name), call or ast.Call(ast.Name(str(name)), [], []))
+        except (ValueError, TypeError) as error:
+            if str(error).startswith("network spec"):
+                raise
+            raise _fail(node, str(error)) from None
     known = ", ".join((*CALLS, *ACTIVATIONS))
     raise _fail(node, f"unknown layer {name or ast.unparse(node)!r}; known: {known}")
 
@@ -258,16 +279,18 @@ def parse(text: str) -> Network:
     Raises:
         ValueError: one line naming the offending part and what is known there.
     """
+    shown = text.strip() if len(text) < 200 else text.strip()[:200] + " ..."
+    if not text.strip():
+        raise ValueError("network spec: empty; write for example `affine(12), tanh, affine(10)`")
     try:
         tree = ast.parse(f"({text.strip()}\n,)", mode="eval").body
+        if not isinstance(tree, ast.Tuple):
+            raise ValueError(f"network spec: cannot read {shown!r}: the brackets do not match")
+        parts = [_part(element) for element in tree.elts]
     except SyntaxError as error:
-        raise ValueError(
-            f"network spec: cannot read {text.strip()!r}: {error.msg}; separate layers by commas"
-        ) from None
-    assert isinstance(tree, ast.Tuple)
-    if not tree.elts:
-        raise ValueError("network spec: empty; write for example `affine(12), tanh, affine(10)`")
-    parts = [_part(element) for element in tree.elts]
+        raise ValueError(f"network spec: cannot read {shown!r}: {error.msg}; separate layers by commas") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"network spec: cannot read {shown!r}: nested too deeply") from None
     return parts[0] if len(parts) == 1 else Chain(tuple(parts))
 
 
@@ -281,15 +304,22 @@ def read(source: str) -> Network:
 def describe(network: Network) -> str:
     """The spec of a network: `parse(describe(network)) == network`."""
     if isinstance(network, Chain):
-        return ", ".join(f"chain({describe(m)})" if isinstance(m, Chain) else describe(m) for m in network.members)
+        members = ", ".join(f"chain({_members(m)})" if isinstance(m, Chain) else describe(m) for m in network.members)
+        return members if len(network.members) > 1 else f"chain({members})"
     if isinstance(network, Residual):
         return f"residual({describe(network.branch)}{'' if network.skip == 1 else f', skip={network.skip}'})"
     if isinstance(network, Repeat):
         return f"repeat({network.times}, {describe(network.block)})"
     if isinstance(network, Branches):
-        parts = (f"chain({describe(b)})" if isinstance(b, Chain) else describe(b) for b in network.branches)
+        parts = (f"chain({_members(b)})" if isinstance(b, Chain) else describe(b) for b in network.branches)
         return f"{'stacked' if network.stacked else 'added'}({', '.join(parts)})"
     return _describe_layer(network)
+
+
+def _members(network: Chain) -> str:
+    """The members of a chain, without brackets around them."""
+    text = describe(network)
+    return text if len(network.members) > 1 else text.removeprefix("chain(").removesuffix(")")
 
 
 def _describe_layer(layer: Layer) -> str:
