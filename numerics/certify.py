@@ -186,6 +186,8 @@ def problem(model: nn.Module | Network, loss: str, parameters: Any, data: Data |
         traced = trace(model, inputs.to(dtype))
         network, shape, X = named(traced.network), traced.shape, traced.input(inputs)
         present: Mapping[str, Tensor] = traced.parameters
+        if targets.is_floating_point() and targets.shape == traced.output_shape:
+            targets = traced.columns(targets)
     else:
         if inputs.ndim != 2:
             raise ValueError(f"inputs have shape {tuple(inputs.shape)}: a description takes (features, samples)")
@@ -195,6 +197,10 @@ def problem(model: nn.Module | Network, loss: str, parameters: Any, data: Data |
         given = dict(zip((s.name for s in realisation.parameters), realisation.split(parameters.double()), strict=True))
     else:
         given = {**present, **{name: value.double() for name, value in (parameters or {}).items()}}
+        known = [spec.name for spec in realisation.parameters]
+        unknown = [name for name in given if name not in known and name not in present]
+        if unknown:
+            raise ValueError(f"unknown parameters {', '.join(unknown)}: the network has {', '.join(known)}")
     missing = [spec.name for spec in realisation.parameters if spec.name not in given]
     if missing:
         raise ValueError(

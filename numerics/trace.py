@@ -90,12 +90,21 @@ class Traced:
 
     def output(self, y: Tensor) -> Tensor:
         """An output `(*batch, K, N)` of the realisation in the shape that the module gives, `(*batch, *shape)`."""
-        batch, rest = y.shape[:-2], [i for i in range(len(self.output_shape)) if i != self.output_sample]
-        order = (*self.output_axes, *(i for i in rest if i not in self.output_axes), self.output_sample)
+        batch, order = y.shape[:-2], self._output_order
         sizes = (*(self.output_shape[i] for i in order[:-1]), y.shape[-1])
         places = [order.index(i) for i in range(len(order))]
         viewed = y.reshape(*batch, *sizes)
         return viewed.permute(*range(len(batch)), *(len(batch) + place for place in places))
+
+    def columns(self, output: Tensor) -> Tensor:
+        """The inverse: an output of the module's shape as the realisation gives it, `(K, N)`."""
+        return output.double().permute(*self._output_order).reshape(-1, output.shape[self.output_sample])
+
+    @property
+    def _output_order(self) -> tuple[int, ...]:
+        """The torch dimensions of the output in the order features, grid, the rest, samples."""
+        rest = [i for i in range(len(self.output_shape)) if i != self.output_sample]
+        return (*self.output_axes, *(i for i in rest if i not in self.output_axes), self.output_sample)
 
 
 def trace(

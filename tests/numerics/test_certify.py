@@ -201,6 +201,20 @@ def test_bad_input_is_refused_by_name(change: dict, words: str) -> None:
         certify(module, arguments["loss"], None, (arguments["X"], arguments["labels"]), radius=arguments["radius"])
 
 
+def test_targets_of_an_output_with_features_last_are_matched_to_it() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    X, targets = torch.randn(3, 6, 4, dtype=torch.float64), torch.randn(3, 6, 2, dtype=torch.float64)
+    certificate = certify(module, "squared_error", None, (X, targets), radius=1e-3)
+    assert certificate.loss_value == pytest.approx(float((module(X) - targets).square().sum() / (2 * len(X))))
+
+
+def test_unknown_parameters_are_refused_by_name() -> None:
+    module, X, labels = built("mlp")
+    with pytest.raises(ValueError, match=r"unknown parameters nothing\.weight"):
+        certify(module, "cross_entropy", {"nothing.weight": torch.zeros(1)}, (X, labels), radius=0.1)
+
+
 def test_weights_that_are_not_finite_are_refused() -> None:
     module, X, labels = built("mlp")
     with torch.no_grad():
