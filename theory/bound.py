@@ -55,16 +55,29 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Step:
-    """One link of a proof: a claim in words, and expressions that the claim asserts to be identically zero.
+    """One link of a proof: a claim in words, expressions that it asserts to be identically zero, and expressions that it asserts to be non-negative.
 
-    A step without an identity quotes a named classical fact; `verify` recomputes every identity from scratch.
+    `verify` recomputes every identity from scratch and has SymPy deduce every sign from the declared signs of the symbols. A step
+    without either quotes a named classical fact or draws the conclusion of those before it.
     """
 
     claim: str
     zeros: tuple[Expr, ...] = ()
+    non_negative: tuple[Expr, ...] = ()
 
     def verify(self) -> bool:
-        return all(sympy.simplify(zero) == 0 for zero in self.zeros)
+        return all(sympy.simplify(zero) == 0 for zero in self.zeros) and all(
+            sympy.sympify(sign).is_nonnegative for sign in self.non_negative
+        )
+
+    @property
+    def checks(self) -> str:
+        """What `verify` recomputes, in one line; empty where there is nothing."""
+        return "; ".join(
+            f"{relation} {', '.join(map(str, what))}"
+            for relation, what in (("0 =", self.zeros), ("0 <=", self.non_negative))
+            if what
+        )
 
 
 def _union(*groups: tuple[Assumption, ...]) -> tuple[Assumption, ...]:
@@ -219,7 +232,7 @@ class Bound:
         for bound in self.ancestors():
             for step in bound.steps:
                 if not step.verify():
-                    raise AssertionError(f"{bound}: the step {step.claim!r} does not hold: {step.zeros}")
+                    raise AssertionError(f"{bound}: the step {step.claim!r} does not hold: {step.checks}")
 
     def explain(self) -> str:
         """The proof tree in plain text: inequality, source, where attained, steps and assumptions, parents indented.
@@ -240,10 +253,7 @@ class Bound:
             sharp = "  [sharp]" if bound.sharp else ""
             lines.append(f"{pad}[{numbers[id(bound)]}] {bound}{where}{sharp}")
             details = [bound.source and f"from: {bound.source}", bound.attained and f"attained: {bound.attained}"]
-            details += [
-                f"step: {s.claim}" + (f"; checked: 0 = {', '.join(map(str, s.zeros))}" if s.zeros else "")
-                for s in bound.steps
-            ]
+            details += [f"step: {s.claim}" + (f"; checked: {s.checks}" if s.checks else "") for s in bound.steps]
             details += [f"assumes: {a}" for a in bound.assumptions]
             lines += [f"{pad}    {text}" for text in details if text]
             stack.extend((parent, depth + 1) for parent in reversed(bound.parents))

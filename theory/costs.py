@@ -70,22 +70,53 @@ def _gradient_steps() -> tuple[Step, ...]:
 
 @lru_cache(maxsize=1)
 def _hessian_steps() -> tuple[Step, ...]:
-    """The Hessian of one sample is the softmax's Jacobian, a variance: at most the mean square distance to `v_y`, hence `2 q`."""
-    p1, p2 = sympy.symbols("p1 p2", nonnegative=True)
-    v = sympy.symbols("v:3", real=True)
-    probabilities = (1 - p1 - p2, p1, p2)
-    mean = sum(pk * vk for pk, vk in zip(probabilities, v, strict=True))
-    variance = sum(pk * vk**2 for pk, vk in zip(probabilities, v, strict=True)) - mean**2
-    about_label = sum(pk * (vk - v[0]) ** 2 for pk, vk in zip(probabilities, v, strict=True))
+    """The Hessian of one sample, `diag(p) - p p^T`, by Gershgorin's circles: at most `2 q (1 - q)` up to `q = 1/2`, and at most 1/2."""
+    p, rest = sympy.symbols("p s", nonnegative=True)
+    y, z = sympy.symbols("y z", nonnegative=True)
+    # the wrong classes have q = (1 - z)/2 <= 1/2 in all, one of them q - y
+    mass = (1 - z) / 2
+    one = mass - y
     return (
         Step(
-            "E(v - v_y)^2 - Var(v) = (E v - v_y)^2 >= 0 (three classes)",
-            (sympy.expand(about_label - variance - (mean - v[0]) ** 2),),
+            "row of class k: p_k (1 - p_k) + sum over the others of p_k p_j = 2 p_k (1 - p_k) (Gershgorin)",
+            (sympy.expand(p * (1 - p) + p * rest - 2 * p * (1 - p)).subs(rest, 1 - p).expand(),),
         ),
         Step(
-            "E(v - v_y)^2 <= q max (v_k - v_y)^2 <= 2 q, as entries of a unit vector lie within sqrt 2",
-            softmax_constants().steps[2].zeros,
+            "2 p (1 - p) = 1/2 - (1 - 2 p)^2 / 2 <= 1/2",
+            (sympy.expand(2 * p * (1 - p) - S.Half + (1 - 2 * p) ** 2 / 2),),
         ),
+        Step(
+            "the label's row is 2 q (1 - q); a wrong class with p <= q <= 1/2 gives no more: q (1 - q) - p (1 - p) = (q - p) (1 - p - q) >= 0",
+            (sympy.expand(mass * (1 - mass) - one * (1 - one) - y * (y + z)),),
+            (y * (y + z),),
+        ),
+    )
+
+
+@lru_cache(maxsize=1)
+def concavity_steps() -> tuple[Step, ...]:
+    """`q(c) = 1 - e^{-c}` and `h(c)`, the Hessian's bound, are concave in the loss `c` of a sample, so the means over samples are at most their values at the mean loss."""
+    c, x = Symbol("c", positive=True), Symbol("x", positive=True)
+    e = sympy.exp(-c)
+    rising = 2 * (1 - e) * e
+    s = Symbol("s", nonnegative=True)
+    return (
+        Step("q'' = -e^{-c} <= 0", (sympy.diff(1 - e, c, 2) + e,), (e,)),
+        Step(
+            "h = 2 x (1 - x) with x = e^{-c} >= 1/2 has h'' = -2 x (4 x - 1) < 0",
+            (sympy.simplify(sympy.diff(rising, c, 2).subs(c, -sympy.log(x)) + 2 * x * (4 * x - 1)),),
+            # 4 x - 1 >= 0 where x = 1/2 + s
+            ((2 * x * (4 * x - 1)).subs(x, S.Half + s).expand(),),
+        ),
+        Step(
+            "at x = 1/2 the slope h' = -2 x (1 - 2 x) vanishes, beyond h = 1/2 is constant: h is concave on all of c >= 0",
+            (
+                sympy.simplify(sympy.diff(rising, c).subs(c, -sympy.log(x)) + 2 * x * (1 - 2 * x)),
+                (-2 * x * (1 - 2 * x)).subs(x, S.Half),
+                (2 * x * (1 - x)).subs(x, S.Half) - S.Half,
+            ),
+        ),
+        Step("Jensen: the mean of a concave function is at most its value at the mean"),
     )
 
 
@@ -242,12 +273,15 @@ class CrossEntropy(Cost):
         )
 
     def sample_hessian(self) -> Bound:
-        """Upper bound `2 q` of the Hessian's norm of one sample."""
+        """Upper bound `2 q (1 - q)` up to `q = 1/2`, 1/2 beyond, of the Hessian's norm of one sample."""
+        capped = sympy.Min(q, S.Half)
         return Bound.upper(
-            2 * q,
+            2 * capped * (1 - capped),
             quantity="Hessian norm of one sample",
-            source="Var_p(v) <= E (v - v_y)^2 <= 2 q",
+            source="Gershgorin's circles of diag(p) - p p^T",
             steps=_hessian_steps(),
+            sharp=True,
+            attained="one wrong class has all of q",
         )
 
     def third_derivative(self) -> Bound:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import flint
 import sympy
@@ -12,10 +13,12 @@ from sympy import Expr
 from theory import symbols
 from theory.atoms.base import EVERYWHERE, Domain
 from theory.bound import Bound, minimum
-from theory.compose import Jet, Regularity, compose, euclidean_norm, jet_of, lambda_max, regularity
-from theory.costs import Cost, CrossEntropy, gamma
+from theory.compose import Jet, Regularity, compose, euclidean_norm, jet_of, lambda_max, leaves, regularity
+from theory.costs import Cost, CrossEntropy, SquaredError, gamma
+from theory.curvature import CHORD, CrossEntropyCurvature, Curvature, SquaredErrorCurvature
+from theory.curvature import Weights as Rule
 from theory.derive import Derived, derive
-from theory.evaluate import Values, enclose, enclose_expression
+from theory.evaluate import Values, enclose, enclose_expression, upper_float
 from theory.network import Network
 from theory.records import FeatureBounds, Shape
 from theory.spectrum import Evaluated, Weights, evaluated, first_norm, largest_eigenvalue, regularity_numbers
@@ -131,6 +134,59 @@ class Landscape:
             if finite
             else unbounded,
             regularity_numbers(numbers).lambda_min,
+        )
+
+    @cached_property
+    def sample_wise(self) -> bool:
+        """Whether no layer couples samples."""
+        return all(leaf.sample_wise for leaf in leaves(self.derived.tree))
+
+    @cached_property
+    def of_one_sample(self) -> Landscape:
+        """The same network on one sample alone: what a sample contributes where no layer couples samples."""
+        return landscape(self.network, self.features, sympy.Integer(1), self.cost, self.domain)
+
+    def one_sample_values(self, values: Values) -> dict[Any, Any]:
+        """Values for `of_one_sample`: all norms of the data are the largest norm of a sample, at most `x_0`."""
+        named = {str(key): value for key, value in values.items()}
+        largest = named.get(symbols.x_s.name, named.get(symbols.x_0.name))
+        new = {symbols.N: 1, symbols.x_0: largest, symbols.x_F: largest, symbols.x_s: largest}
+        kept = {key: value for key, value in values.items() if str(key) not in {s.name for s in new}}
+        return kept | {key: value for key, value in new.items() if value is not None}
+
+    def curvature(self, values: Values) -> Curvature | None:
+        """The smoothness constant as a function of the loss (`theory.curvature`); None where a derivative is unbounded.
+
+        Raises:
+            ValueError: naming the assumption that fails, or the symbol that has no value.
+        """
+        numbers, samples = self.evaluated(values), enclose_expression(self.samples, values)
+        if numbers.infinite:
+            return None
+        root, one = samples.sqrt(), flint.arb(1)
+        if isinstance(self.cost, SquaredError):
+            outer = first_norm(numbers) ** 2 / samples
+            slope = (2 / samples).sqrt() * largest_eigenvalue(numbers, Weights(second=one), root)
+            return SquaredErrorCurvature(upper_float(outer), upper_float(slope))
+        gradient = enclose(self.cost.sample_gradient(), values)
+        # a layer that couples samples: a sample's derivatives are at most those of all
+        alone = self.of_one_sample.evaluated(self.one_sample_values(values)) if self.sample_wise else numbers
+
+        def at(ratio: float) -> tuple[float, float]:
+            exact = flint.arb(ratio)
+            mean = largest_eigenvalue(alone, Weights(outer=exact, second=gradient), one)
+            of_all = [
+                largest_eigenvalue(numbers, Weights(outer=exact / samples, **weight), root)
+                for weight in ({"second": gradient / root}, {"by_sample": gradient / samples})
+            ]
+            return upper_float(mean), upper_float(of_all[0].min(of_all[1]))
+
+        half, two = (at(ratio) for ratio in CHORD)
+        return CrossEntropyCurvature(
+            Rule.chord(half[0], two[0]),
+            Rule.chord(half[1], two[1]),
+            int(float(samples.mid())),
+            upper_float(first_norm(alone)),
         )
 
 

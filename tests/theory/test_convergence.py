@@ -6,6 +6,7 @@ import itertools
 import math
 from fractions import Fraction
 
+import flint
 import pytest
 import sympy
 from sympy import S
@@ -84,8 +85,22 @@ def test_a_bounded_domain_is_named() -> None:
     assert any("unbounded domain" in text and "all of parameter space" in text for text in texts)
 
 
-def test_squared_error_is_named() -> None:
-    assert "labels: the cost is cross-entropy" in failing(certificate(cost=SquaredError()))[0]
+def test_squared_error_is_certified_with_a_linear_rate() -> None:
+    found = certificate(cost=SquaredError())
+    assert found.certified
+    constants, recursion = found.constants, found.required()
+    # 2 lambda / N of gamma, and in the limit a step 1 / beta(0) = N / |a|^2
+    assert recursion.domination == pytest.approx(2 * float(constants.lambda_min.lower()) / SAMPLES, rel=1e-12)
+    assert found.linear_rate == pytest.approx(float(constants.lambda_min / constants.first**2), rel=1e-12)
+    # beta(ell) = |a|^2 / N + sqrt(2 ell / N) lambda_max(M) by hand, the fixed step from the start's loss
+    beta = float(constants.first**2 / SAMPLES + (flint.arb(2) * 3 / SAMPLES).sqrt() * constants.second.upper())
+    assert float(recursion.step_size(flint.arb(3), "proportional", flint.arb(9))) == pytest.approx(1 / beta, rel=1e-12)
+    assert float(recursion.step_size(flint.arb(1), "fixed", flint.arb(3))) == pytest.approx(1 / beta, rel=1e-12)
+    envelope = found.envelope(3.0, 400, "proportional")
+    ratios = [after / before for before, after in itertools.pairwise(envelope)]
+    assert all(a >= b for a, b in itertools.pairwise(ratios))  # the step grows as the loss falls
+    assert ratios[0] == pytest.approx(1 - recursion.domination / 2 / beta, rel=1e-12)
+    assert all(ratio < 1 - recursion.domination / 2 / beta * (1 - 1e-9) for ratio in ratios)
 
 
 def test_one_class_is_refused_by_number_or_named_where_it_is_a_symbol() -> None:
