@@ -7,8 +7,9 @@ from numerics.descent import descend
 from numerics.device import generator
 from numerics.ensembles import draw
 from numerics.family import data_values
+from numerics.loss import Objective
 from numerics.realise import realise
-from theory.convergence import certify
+from theory.convergence import RULES, certify
 from theory.landscape import landscape
 from theory.records import Shape
 from theory.spec import parse
@@ -22,11 +23,8 @@ for checked in certificate.checked[:4]:
     print(checked)
 realised = realise(network, Shape(data.features, data.samples))
 start = draw(realised, count=8, kind="gaussian", scale=1.0, generator=generator(0))
-run = descend(
-    realised, start, data.X, data.labels,
-    step_size=certificate.step_size, decrease=certificate.decrease, steps=50, names=("start",) * 8,
-)  # fmt: skip
-print(
-    f"certified step {certificate.step_size:.4f}; loss {float(run.losses[0].mean()):.3f} -> {float(run.losses[-1].mean()):.3f}"
-)
-print("every loss below its envelope:", run.holds)
+objective = Objective(realised, data.X, data.labels)
+runs = {rule: descend(objective, certificate.required(), start, steps=200, rule=rule) for rule in RULES}
+for rule, run in runs.items():
+    print(f"{rule} step: loss {float(run.losses[0].mean()):.3g} -> {float(run.losses[-1].mean()):.3g}")
+print("every loss below its envelope:", all(run.holds for run in runs.values()))

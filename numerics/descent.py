@@ -1,4 +1,8 @@
-"""Batched gradient descent under cross-entropy beside its certified envelope."""
+"""Batched gradient descent from many starts beside its certified envelope, with every step's own proof.
+
+Each step is at most `1 / beta` for a bound `beta` of the Hessian along it, so whatever the rule, the measured gradient proves
+`ell_{t+1} <= ell_t - (eta_t / 2) |grad ell_t|^2` (the run's own ledger, `Trajectory.proven`); the envelope is what was known before the first step.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,20 @@ import torch
 from torch import Tensor
 
 from numerics.compare import ALLOWANCE
-from numerics.measure import cross_entropy
-from numerics.realise import Realisation
+from numerics.device import replayed
+from numerics.loss import SMALLEST, Objective
+from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, RULES, Recursion
+from theory.costs import CrossEntropy
+from theory.curvature import CrossEntropyCurvature, hessian_weight, wrong_mass
 
 BISECTIONS = 80
 """Halvings of the interval of a root in `least_split`: the relative width left is 2^-80 of it, below rounding."""
 SAFETY = 1e-12
-"""Relative amount by which `least_split` is lowered, so that its rounding errors (a few 2^-52) cannot raise the true value."""
+"""Relative amount by which computed bounds are moved to their safe side, so that rounding errors (a few 2^-52) cannot turn them."""
+GROWTH = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0, 1.5)
+"""Logarithms of the growth of a sample's odds that a step measured a posteriori may allow for; the best one counts."""
+CHUNK = 25
+"""Steps between two copies of the results; on CUDA as many are replayed as one graph."""
 
 
 def least_split(samples: int, value: Tensor) -> Tensor:
@@ -25,30 +36,69 @@ def least_split(samples: int, value: Tensor) -> Tensor:
     `e^{-b} = t`, `e^{-a} = 1 - t`, `-(N-1) log(1-t) - log t = N gamma`.
     """
     best = samples * torch.expm1(-value) ** 2
-    if samples > 1:
-        for falling in (True, False):
-            # work with log t on the falling branch (t may be e^{-N gamma}) and with log(1 - t) on the rising one
-            low = torch.full_like(value, 0.0) - samples * value - 1.0
-            high = torch.full_like(value, 0.0) - torch.log(torch.full_like(value, float(samples)))
-            if not falling:
-                high = torch.log1p(torch.full_like(value, -1.0 / samples))
-                low = -samples * value / (samples - 1) - 1.0
-            for _ in range(BISECTIONS):
-                middle = (low + high) / 2
-                other = torch.log(-torch.expm1(middle))
-                log_t, log_rest = (middle, other) if falling else (other, middle)
-                above = -(samples - 1) * log_rest - log_t > samples * value
-                low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-            t = low.exp() if falling else -torch.expm1(low)
-            exists = _constraint(samples, 1.0 / samples) <= samples * value
-            candidate = (1 - t) ** 2 + (samples - 1) * t**2
-            best = torch.where(exists, torch.minimum(best, candidate), best)
+    exists = samples * value >= _constraint(samples) if samples > 1 else torch.zeros_like(value, dtype=torch.bool)
+    if not bool(exists.any()):
+        return best * (1 - SAFETY)
+    for falling in (True, False):
+        # work with log t on the falling branch (t may be e^{-N gamma}) and with log(1 - t) on the rising one
+        low = torch.full_like(value, 0.0) - samples * value - 1.0
+        high = torch.full_like(value, 0.0) - torch.log(torch.full_like(value, float(samples)))
+        if not falling:
+            high = torch.log1p(torch.full_like(value, -1.0 / samples))
+            low = -samples * value / (samples - 1) - 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            other = torch.log(-torch.expm1(middle))
+            log_t, log_rest = (middle, other) if falling else (other, middle)
+            above = -(samples - 1) * log_rest - log_t > samples * value
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        t = low.exp() if falling else -torch.expm1(low)
+        candidate = (1 - t) ** 2 + (samples - 1) * t**2
+        best = torch.where(exists, torch.minimum(best, candidate), best)
     return best * (1 - SAFETY)
 
 
-def _constraint(samples: int, t: float) -> float:
-    rest = torch.tensor(1 - t, dtype=torch.float64)
-    return float(-(samples - 1) * torch.log(rest) - torch.log(torch.tensor(t, dtype=torch.float64)))
+def _constraint(samples: int) -> float:
+    """`-(N-1) log(1-t) - log t` at its minimum `t = 1/N`."""
+    t = torch.tensor(1.0 / samples, dtype=torch.float64)
+    return float(-(samples - 1) * torch.log1p(-t) - torch.log(t))
+
+
+def envelope(recursion: Recursion, start: Tensor, steps: int, rule: str) -> Tensor:
+    """Certified upper bounds `(steps + 1, S)` of the losses of runs that start at the losses `start (S,)`, known before the first step.
+
+    The batched twin of `theory.convergence.Certificate.envelope`. A posteriori steps are never shorter than proportional ones, whose
+    envelope is theirs.
+    """
+    known = FIXED if rule == FIXED else PROPORTIONAL
+    bounds = [start]
+    for _ in range(steps):
+        value = bounds[-1]
+        m = least_split(recursion.samples, value) if recursion.cost == CrossEntropy.name else value
+        after = value - recursion.step_size(value, known, start) / 2 * recursion.domination * m
+        # rounding of one step of the recursion is at most a few units in the last place
+        bounds.append(torch.where(value > SMALLEST, after * (1 + 2.0**-50), value))
+    return torch.stack(bounds)
+
+
+def measured_step(curvature: CrossEntropyCurvature, losses: Tensor, gradient: Tensor) -> Tensor:
+    """The longest certified step from what is measured: the losses of the samples `(S, N)` and the norm of the gradient `(S,)`.
+
+    Along a step of length `eta |g|` the odds `e^{c_i} - 1 = q_i / (1 - q_i)` of a sample grow at most by `e^{k}`, `k = sqrt2 |DF_i| eta |g|`, as
+    `|d c_i| <= sqrt2 q_i |DF_i| |g|`. So for each `k` the Hessian along the step is at most `beta` by the largest `q_i`, and by the mean of the
+    samples' own bounds, at the grown odds; `eta = min(k / (sqrt2 |DF_i| |g|), 1 / beta)`. The proportional step is among the choices.
+    """
+    best = (1 - SAFETY) / curvature(losses.mean(-1))
+    speed = 2**0.5 * curvature.first * gradient
+    for growth in GROWTH:
+        # q' = e^k o / (1 + e^k o) with the odds o = e^c - 1, written so that neither end overflows
+        q = wrong_mass(losses)
+        grown = q / (q + (1 - q) * torch.exp(torch.full_like(q, -growth)))
+        by_largest = curvature.by_largest(grown.amax(-1))
+        by_mean = (curvature.mean.outer * hessian_weight(grown) + curvature.mean.slope * grown).mean(-1)
+        eta = torch.minimum(growth / speed, 1 / torch.minimum(by_largest, by_mean))
+        best = torch.maximum(best, (1 - SAFETY) * eta)
+    return best
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +107,21 @@ class Trajectory:
 
     Attributes:
         losses: `(T + 1, S)`, the loss before every step and after the last.
-        envelope: `(T + 1, S)`, certified upper bounds from each start's first loss.
-        step_size: the certified step.
+        envelope: `(T + 1, S)`, certified upper bounds from each start's first loss, known beforehand.
+        steps: `(T, S)`, the steps taken.
+        proven: `(T + 1, S)`, the run's own proof: `ell_0 prod_t (1 - (eta_t/2) |grad ell_t|^2 / ell_t)`, from measured gradients.
+        theta: `(S, P)`, where the runs ended.
+        rule: how the steps were chosen.
         labels: one name a start.
-        first_violation: `(step, start)` of the first loss above its envelope, None where there is none.
+        first_violation: `(step, start)` of the first loss above its envelope, or above what its last step proved; None where there is none.
     """
 
     losses: Tensor
     envelope: Tensor
-    step_size: float
+    steps: Tensor
+    proven: Tensor
+    theta: Tensor
+    rule: str
     labels: tuple[str, ...]
     first_violation: tuple[int, int] | None
 
@@ -76,50 +132,143 @@ class Trajectory:
     @property
     def tightness(self) -> float:
         """Largest loss / envelope after the start."""
-        return float((self.losses[1:] / self.envelope[1:]).max())
+        return float((self.losses[1:] / self.envelope[1:]).nan_to_num(1.0).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What a run leaves behind at every step: the loss before it, its length, and the part `(eta/2) |grad ell|^2` that it provably removes; each `(T, S)`."""
+
+    losses: Tensor
+    steps: Tensor
+    removed: Tensor
+
+    def __add__(self, other: Records) -> Records:
+        pairs = ((self.losses, other.losses), (self.steps, other.steps), (self.removed, other.removed))
+        return Records(*(torch.cat(pair) for pair in pairs))
+
+    @classmethod
+    def empty(cls, starts: int) -> Records:
+        return cls(*(torch.zeros(0, starts, dtype=torch.float64) for _ in range(3)))
+
+
+class Descent:
+    """Gradient descent that can be run on, in chunks: `theta` is the present point, `records` what has happened.
+
+    Args:
+        objective: the loss.
+        recursion: of the certificate.
+        theta: `(S, P)` starting points (or the points reached so far, with their `records`).
+        rule: `fixed`, `proportional` or `posteriori`.
+        records: of the steps taken so far.
+
+    Raises:
+        ValueError: an unknown rule, or a recursion of another cost or number of samples.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        recursion: Recursion,
+        theta: Tensor,
+        rule: str = FIXED,
+        records: Records | None = None,
+    ) -> None:
+        if rule not in RULES:
+            raise ValueError(f"unknown rule {rule!r}: use {', '.join(RULES)}")
+        if (recursion.cost, recursion.samples) != (objective.cost, objective.samples):
+            raise ValueError(
+                f"the certificate speaks of {recursion.cost} on {recursion.samples} samples, the run of {objective.cost} on {objective.samples}"
+            )
+        self.objective, self.recursion, self.rule = objective, recursion, rule
+        self.theta = theta.detach().clone()
+        self.records = Records.empty(len(theta)) if records is None else records
+        first = self.objective(self.theta).detach() if self.taken == 0 else self.records.losses[0].to(theta.device)
+        self._first = first
+        self._rows = torch.zeros(CHUNK, 3, len(theta), dtype=theta.dtype, device=theta.device)
+        self._chunk = replayed(self._advance_chunk, theta.device, (self.theta,))
+
+    @property
+    def taken(self) -> int:
+        """Steps taken so far."""
+        return len(self.records.losses)
+
+    def _advance(self, row: Tensor) -> None:
+        """One step in place; writes loss, step and what the step provably removes into `row (3, S)`."""
+        point = self.theta.detach().requires_grad_(True)
+        losses = self.objective.of_samples(point)
+        loss = losses.mean(-1)
+        (gradient,) = torch.autograd.grad(loss.sum(), point)
+        loss, squared = loss.detach(), gradient.square().sum(-1)
+        if self.rule != POSTERIORI:
+            eta = self.recursion.step_size(loss, self.rule, self._first)
+        elif isinstance(self.recursion.curvature, CrossEntropyCurvature):
+            eta = measured_step(self.recursion.curvature, losses.detach(), squared.sqrt())
+        else:
+            # under squared error the residual enters the curvature by its norm, which is the loss itself
+            eta = self.recursion.step_size(loss, PROPORTIONAL, self._first)
+        eta = torch.where(loss > SMALLEST, eta, torch.zeros_like(eta))
+        self.theta -= eta[:, None] * gradient
+        row[0], row[1], row[2] = loss, eta, eta * squared * (0.5 * (1 - SAFETY))
+
+    def _advance_chunk(self) -> None:
+        for row in self._rows:
+            self._advance(row)
+
+    def run(self, steps: int, progress: Callable[[int], None] | None = None) -> None:
+        """Take `steps` more steps; `progress` is told the number taken in all after every chunk."""
+        done = 0
+        while done < steps:
+            count = min(CHUNK, steps - done)
+            if count == CHUNK:
+                self._chunk()
+            else:
+                for row in self._rows[:count]:
+                    self._advance(row)
+            rows = self._rows[:count].detach().clone().cpu()
+            self.records = self.records + Records(rows[:, 0], rows[:, 1], rows[:, 2])
+            done += count
+            if progress is not None:
+                progress(self.taken)
+
+    def trajectory(self, labels: tuple[str, ...] = ()) -> Trajectory:
+        """Everything so far, judged: losses against the envelope and against what each step proved."""
+        last = self.objective(self.theta).detach().cpu()[None]
+        losses = torch.cat([self.records.losses, last])
+        bounds = envelope(self.recursion, losses[0], self.taken, self.rule)
+        part = torch.where(losses[:-1] > 0, self.records.removed / losses[:-1], torch.zeros_like(self.records.removed))
+        proven = torch.cat([losses[:1], losses[:1] * torch.cumprod((1 - part) * (1 + 2.0**-50), 0)])
+        promised = torch.cat([losses[:1], losses[:-1] - self.records.removed])
+        # losses are compared by their roots, in which the rounding of a residual is an absolute error
+        allowed = torch.minimum(bounds, promised).clamp(min=0).sqrt() + self.objective.rounding**0.5
+        above = (losses > allowed.square() * (1 + ALLOWANCE)).nonzero()
+        first = (int(above[0, 0]), int(above[0, 1])) if len(above) else None
+        return Trajectory(losses, bounds, self.records.steps, proven, self.theta.cpu(), self.rule, labels, first)
 
 
 def descend(
-    realisation: Realisation,
+    objective: Objective,
+    recursion: Recursion,
     theta: Tensor,
-    x: Tensor,
-    labels: Tensor,
     *,
-    step_size: float,
-    decrease: float,
     steps: int,
-    names: tuple[str, ...],
+    rule: str = FIXED,
+    labels: tuple[str, ...] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Trajectory:
-    """`theta_{t+1} = theta_t - eta grad ell(theta_t)` for all starts at once, with Theorem 1's envelope beside every step.
+    """`theta_{t+1} = theta_t - eta_t grad ell(theta_t)` for all starts at once, judged against the certificate.
 
     Args:
+        objective: the loss on the data of the certificate.
+        recursion: `theory.convergence.Certificate.required()`.
         theta: `(S, P)` starting points.
-        x, labels: `(d, N)` data and `(N,)` classes.
-        step_size, decrease: `eta` and the factor of `m_N` in the recursion, from `theory.convergence.Certificate`.
+        steps, rule: how many steps, and how their lengths are chosen.
+        labels: one name a start.
         progress: called with the number of steps done.
 
     Raises:
-        ValueError: a step size that is not positive (the network is not certified).
+        ValueError: an unknown rule, or a recursion of another cost or number of samples.
     """
-    if not step_size > 0 or not decrease > 0:
-        raise ValueError(f"step size {step_size}, decrease {decrease}: descent needs a certificate that holds")
-    point = theta.clone()
-    losses: list[Tensor] = []
-    envelope: list[Tensor] = []
-    for step in range(steps + 1):
-        point.requires_grad_(True)
-        loss = cross_entropy(realisation(point, x), labels)
-        (gradient,) = torch.autograd.grad(loss.sum(), point)
-        loss = loss.detach()
-        losses.append(loss)
-        bound = loss if step == 0 else envelope[-1] - decrease * least_split(x.shape[-1], envelope[-1])
-        # rounding of one step of the recursion is at most a few units in the last place
-        envelope.append(bound if step == 0 else bound * (1 + 2.0**-50))
-        point = (point - step_size * gradient).detach()
-        if progress is not None:
-            progress(step)
-    all_losses, all_bounds = torch.stack(losses), torch.stack(envelope)
-    above = (all_losses > all_bounds * (1 + ALLOWANCE)).nonzero()
-    first = (int(above[0, 0]), int(above[0, 1])) if len(above) else None
-    return Trajectory(all_losses, all_bounds, step_size, names, first)
+    run = Descent(objective, recursion, theta, rule)
+    run.run(steps, progress)
+    return run.trajectory(labels)

@@ -67,8 +67,8 @@ def exactly(value: Tensor) -> Measured:
 # Losses
 
 
-def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy `1/N sum_n log(1 + sum_{k != y_n} exp(z_kn - z_{y_n n}))`, natural logarithm.
+def cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each sample, `log(1 + sum_{k != y_n} exp(z_kn - z_{y_n n}))`, natural logarithm.
 
     Only differences of logits enter, and the logarithm is `log1p`, so a loss of 1e-15 (or 1e-300) keeps its digits, and
     so do its gradient and its Hessian; the derivatives stay finite for any finite logits.
@@ -78,7 +78,7 @@ def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
         labels: classes `y` in `0 .. K-1`, `(N,)` or `(B, N)`.
 
     Returns:
-        `(B,)`.
+        `(B, N)`.
 
     Raises:
         ValueError: fewer than two classes.
@@ -91,20 +91,30 @@ def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
     others = differences.masked_fill(true, -math.inf).logsumexp(-2)
     # softplus with the threshold 40 is exact in float64, and unlike logsigmoid keeps the curvature of a tiny loss
     losses: Tensor = torch.nn.functional.softplus(others, threshold=40.0)
-    return losses.mean(-1)
+    return losses
 
 
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error `1/(2N) sum_n |z_n - t_n|^2`.
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the samples of `cross_entropies`, `(B,)`."""
+    return cross_entropies(outputs, labels).mean(-1)
+
+
+def squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Squared error of each sample, `|z_n - t_n|^2 / 2`.
 
     Args:
         outputs: `z`, `(B, K, N)`.
         targets: `t`, `(K, N)` or `(B, K, N)`.
 
     Returns:
-        `(B,)`.
+        `(B, N)`.
     """
-    return (outputs - targets).square().sum((-2, -1)) / (2 * outputs.shape[-1])
+    return (outputs - targets).square().sum(-2) / 2
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error `1/(2N) sum_n |z_n - t_n|^2`, `(B,)`."""
+    return squared_errors(outputs, targets).mean(-1)
 
 
 # The largest eigenvalue

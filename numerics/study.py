@@ -17,7 +17,7 @@ from numerics.descent import Trajectory, descend
 from numerics.device import generator
 from numerics.ensembles import draw, mixture, project
 from numerics.family import BoundValue, Configuration
-from numerics.loss import LossMap
+from numerics.loss import LossMap, Objective
 from numerics.measure import (
     Measured,
     cross_entropy,
@@ -30,6 +30,7 @@ from numerics.measure import (
 from numerics.realise import Realisation, realise
 from numerics.search import search_layer
 from theory.bound import Sense
+from theory.convergence import Recursion
 from theory.records import Shape
 from theory.spec import parse
 
@@ -67,8 +68,7 @@ class Task:
 
     configuration: Configuration
     bounds: dict[str, BoundValue]
-    step_size: float
-    decrease: float
+    recursion: Recursion | None
     data: Data
     budget: Budget
     seed: int
@@ -231,7 +231,7 @@ def searched(task: Task, realisation: Realisation) -> Iterator[tuple[Comparison,
         yield row, arrays
 
 
-def certified_descent(task: Task, realisation: Realisation) -> tuple[Comparison, Trajectory]:
+def certified_descent(task: Task, realisation: Realisation, recursion: Recursion) -> tuple[Comparison, Trajectory]:
     """Gradient descent with the certified step from small, unit and huge starts of every kind."""
     source = generator(task.seed + 2, task.device)
     theta, names = [], []
@@ -242,17 +242,15 @@ def certified_descent(task: Task, realisation: Realisation) -> tuple[Comparison,
         for kind in kinds:
             theta.append(draw(realisation, each, kind, scale, source))
             names += [size] * each
+    data = task.data.to(task.device)
     run = descend(
-        realisation,
+        Objective(realisation, data.X, data.labels),
+        recursion,
         torch.cat(theta),
-        task.data.X.to(task.device),
-        task.data.labels.to(task.device),
-        step_size=task.step_size,
-        decrease=task.decrease,
         steps=task.budget.descent_steps,
-        names=tuple(names),
+        labels=tuple(names),
     )
-    worst = float((run.losses[1:] / run.envelope[1:]).max())
+    worst = run.tightness
     row = Comparison(
         check="descent",
         paper=PAPER,
@@ -284,8 +282,8 @@ def study(task: Task) -> Outcome:
         tensors |= arrays
     witnesses = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
     descent = None
-    if task.step_size > 0:
-        row, run = certified_descent(task, realisation)
+    if task.recursion is not None:
+        row, run = certified_descent(task, realisation, task.recursion)
         rows.append(row)
         descent = {
             "architecture": task.configuration.architecture,
@@ -293,6 +291,6 @@ def study(task: Task) -> Outcome:
             "losses": run.losses.cpu().numpy(),
             "envelope": run.envelope.cpu().numpy(),
             "labels": run.labels,
-            "step_size": run.step_size,
+            "step_size": task.recursion.fixed,
         }
     return Outcome(tuple(rows), descent, singular, witnesses)

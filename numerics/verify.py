@@ -186,8 +186,7 @@ def _task(plan: Plan, member: Configuration, bounds: Bounds) -> Task:
     return Task(
         member,
         bounds.values,
-        certificate.step_size,
-        certificate.decrease,
+        certificate.recursion,
         plan.data,
         plan.budget,
         plan.seed,
@@ -212,6 +211,7 @@ def _certificate(bounds: Bounds) -> dict[str, Any]:
         "certified": certificate.certified,
         "step_size": certificate.step_size,
         "rate": certificate.rate,
+        "linear_rate": certificate.linear_rate,
         "failing": [str(c) for c in certificate.failing],
     }
 

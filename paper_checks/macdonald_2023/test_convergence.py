@@ -14,6 +14,7 @@ from numerics.descent import descend
 from numerics.device import generator
 from numerics.ensembles import draw
 from numerics.family import data_values
+from numerics.loss import Objective
 from numerics.realise import realise
 from numerics.search import maximise
 from theory import symbols
@@ -41,16 +42,7 @@ def test_gradient_descent_stays_below_the_certified_envelope_from_every_start(le
     theta = torch.cat([draw(realised, 16, "gaussian", s, generator(0)) for s in (1e-2, 1.0, 1e2)])
 
     def run(start, steps):
-        return descend(
-            realised,
-            start,
-            DATA.X,
-            DATA.labels,
-            step_size=certificate.step_size,
-            decrease=certificate.decrease,
-            steps=steps,
-            names=(),
-        )
+        return descend(Objective(realised, DATA.X, DATA.labels), certificate.required(), start, steps=steps)
 
     measured = run(theta, 150)
     assert measured.holds
@@ -105,16 +97,7 @@ def test_order_one_over_t_is_attained_by_plain_logistic_regression(leave) -> Non
     assert certificate.certified
     realised = realise(parse(network), Shape(64, 4))
     start = torch.zeros(1, realised.size, dtype=torch.float64)
-    run = descend(
-        realised,
-        start,
-        DATA.X,
-        DATA.labels,
-        step_size=certificate.step_size,
-        decrease=certificate.decrease,
-        steps=4000,
-        names=(),
-    )
+    run = descend(Objective(realised, DATA.X, DATA.labels), certificate.required(), start, steps=4000)
     product = [float(t * run.losses[t, 0]) for t in (1000, 2000, 4000)]
     assert product[2] > 0.5 * product[1] > 0  # t * loss neither explodes nor vanishes
     leave("logistic regression: t * loss below the certified rate", "measured", certificate.rate, product[2])

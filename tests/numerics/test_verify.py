@@ -33,7 +33,7 @@ def task_of(member: Configuration, shrink: float = 1.0) -> Task:
         for name, b in bounds.values.items()
     }
     certificate = bounds.certificate
-    return Task(member, values, certificate.step_size, certificate.decrease, data, TINY, 0, "cpu")
+    return Task(member, values, certificate.recursion, data, TINY, 0, "cpu")
 
 
 @pytest.fixture(scope="module")
