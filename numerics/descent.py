@@ -15,7 +15,7 @@ from torch import Tensor
 from numerics.compare import ALLOWANCE
 from numerics.device import replayed
 from numerics.loss import SMALLEST, Objective
-from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, RULES, Recursion
+from theory.convergence import FIXED, ODDS_GROWTH, POSTERIORI, PROPORTIONAL, RULES, Recursion
 from theory.costs import CrossEntropy
 from theory.curvature import CrossEntropyCurvature, hessian_weight, wrong_mass
 
@@ -23,8 +23,6 @@ BISECTIONS = 80
 """Halvings of the interval of a root in `least_split`: the relative width left is 2^-80 of it, below rounding."""
 SAFETY = 1e-12
 """Relative amount by which computed bounds are moved to their safe side, so that rounding errors (a few 2^-52) cannot turn them."""
-GROWTH = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0, 1.5)
-"""Logarithms of the growth of a sample's odds that a step measured a posteriori may allow for; the best one counts."""
 CHUNK = 25
 """Steps between two copies of the results; on CUDA as many are replayed as one graph."""
 
@@ -90,7 +88,7 @@ def measured_step(curvature: CrossEntropyCurvature, losses: Tensor, gradient: Te
     """
     best = (1 - SAFETY) / curvature(losses.mean(-1))
     speed = 2**0.5 * curvature.first * gradient
-    for growth in GROWTH:
+    for growth in ODDS_GROWTH:
         # q' = e^k o / (1 + e^k o) with the odds o = e^c - 1, written so that neither end overflows
         q = wrong_mass(losses)
         grown = q / (q + (1 - q) * torch.exp(torch.full_like(q, -growth)))

@@ -336,6 +336,58 @@ def _curvature_steps() -> tuple[Step, ...]:
     return CrossEntropyCurvature(from_nothing, from_nothing, 1, 0.0).steps()
 
 
+@lru_cache(maxsize=1)
+def residual_steps() -> tuple[Step, ...]:
+    """Theorem 2 with the samples' measured residuals: a step may also be `min(k / (sqrt2 |DF_i| |g|), 1 / beta)` with `beta` by the largest `q_i e^k`."""
+    c, rate, tau = sympy.symbols("c v tau", positive=True)
+    odds = sympy.exp(c) - 1
+    lam, n, x, q, curvature, growth = sympy.symbols("D N x q C e_k", positive=True)
+    others = (n - x) / (n - 1)
+    y = Symbol("y", nonnegative=True)
+    spread = (x**2 + (n - 1) * others**2) / n
+    return (
+        Step(
+            "along a step |dc_i| <= sqrt2 q_i |DF_i| |g| dtau = v q_i dtau, and the odds e^c - 1 = q e^c then grow at most at the rate v: by e^k while tau <= k / v",
+            (
+                sympy.simplify(sympy.diff(odds, c) * rate * (1 - sympy.exp(-c)) - rate * odds),
+                sympy.diff(sympy.exp(rate * tau), tau) - rate * sympy.exp(rate * tau),
+            ),
+        ),
+        Step(
+            "odds grown by e^k give q' = e^k q / (1 + (e^k - 1) q) <= e^k q",
+            (
+                sympy.simplify(
+                    growth * q
+                    - growth * q / (1 + (growth - 1) * q)
+                    - growth * q**2 * (growth - 1) / (1 + (growth - 1) * q)
+                ),
+            ),
+        ),
+        Step(
+            "of all q_i with mean Q and largest x Q, equal others have the least sum of squares, N Q^2 S with S = (x^2 + (N-x)^2/(N-1))/N = 1 + (x-1)^2/(N-1)",
+            (sympy.simplify(spread - 1 - (x - 1) ** 2 / (n - 1)),),
+        ),
+        Step(
+            "removed part at eta = 1/beta, beta = C e^k x Q: (eta/2) D N Q^2 S / Q = D N S / (2 C e^k x); at eta = k / (sqrt2 |DF_i| |g|) and |g| >= Q sqrt(D N S): "
+            "(eta/2) |g|^2 / Q >= k sqrt(D N S) / (2 sqrt2 |DF_i|)",
+            (
+                sympy.simplify(
+                    lam * n * q**2 * y / (2 * curvature * growth * x * q) / q
+                    - lam * n * y / (2 * curvature * growth * x)
+                ),
+            ),
+        ),
+        Step(
+            "S increases with x and 1/x decreases: on [x_j, x_{j+1}] the part is at least that with S(x_j) and x_{j+1}; the least over x in [1, N] is the rate"
+        ),
+    )
+
+
+ODDS_GROWTH = tuple(k / 8 for k in (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16))
+"""Logarithms of the growth of a sample's odds that a step measured a posteriori may allow for; the best one counts."""
+PIECES = 400
+"""Pieces of [1, N] on which the rate with measured residuals is bounded."""
+
 FIXED, PROPORTIONAL, POSTERIORI = "fixed", "proportional", "posteriori"
 RULES = (FIXED, PROPORTIONAL, POSTERIORI)
 """How a step is chosen: Theorem 1; Theorem 2; from what is measured along the run (`numerics.descent`)."""
@@ -392,6 +444,31 @@ class Recursion:
             part = flint.arb(self.domination) / (2 * self.curvature(flint.arb(0)))
         return lower_float(part)
 
+    @property
+    def measured_rate(self) -> float:
+        """Lower float of the part of the loss that a step chosen from the samples' residuals removes, as the loss goes to 0.
+
+        The least over `x = q_max / mean q` in [1, N] of the best of `D N S / (2 C)`, and for each growth `k` the smaller of
+        `k sqrt(D N S) / (2 sqrt2 |DF_i|)` and `D N S / (2 C' e^k x)`; `S = 1 + (x-1)^2 / (N-1)`, `C, C'` the limits of `beta / ell` by the mean and by
+        the largest residual (`residual_steps`). Under squared error it is `linear_rate`.
+        """
+        if not isinstance(self.curvature, CrossEntropyCurvature) or self.samples == 1:
+            return self.linear_rate
+        d = flint.arb(self.domination) * self.samples
+        mean, largest = flint.arb(self.curvature.at_zero), flint.arb(self.curvature.largest.at_zero)
+        reach = 2 * flint.arb(2).sqrt() * flint.arb(self.curvature.first)
+        grown = [(flint.arb(k), largest * flint.arb(k).exp()) for k in ODDS_GROWTH]
+        ratio = (flint.arb(self.samples).log() / PIECES).exp()
+        least, x = flint.arb.pos_inf(), flint.arb(1)
+        for _ in range(PIECES):
+            end = (x * ratio).upper()
+            available = d * (1 + (x - 1) ** 2 / (self.samples - 1)).lower()
+            best = available / (2 * mean)
+            for k, steepest in grown:
+                best = best.max((k * available.sqrt() / reach).min(available / (2 * steepest * end)))
+            least, x = least.min(best.lower()), end
+        return lower_float(least)
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -407,6 +484,7 @@ class Certificate:
         decrease: lower float of `(eta/2) lambda K / ((K-1) N^2)`, the factor of `m_N` in the recursion of Theorem 1.
         rate: upper float of `2 (K-1) N / (eta lambda K)`, the limit superior of `t ell_t`.
         linear_rate: lower float of the part of the loss that a loss-proportional step removes, as the loss goes to 0 (Theorem 2).
+        measured_rate: the same for steps chosen from the samples' residuals as well (Theorem 2 with residuals, the rule `posteriori`).
         samples: `N`.
     """
 
@@ -429,6 +507,10 @@ class Certificate:
     @property
     def linear_rate(self) -> float:
         return 0.0 if self.recursion is None else self.recursion.linear_rate
+
+    @property
+    def measured_rate(self) -> float:
+        return 0.0 if self.recursion is None else self.recursion.measured_rate
 
     def required(self) -> Recursion:
         """The recursion of a certificate that holds.
