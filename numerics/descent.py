@@ -99,6 +99,20 @@ def measured_step(curvature: CrossEntropyCurvature, losses: Tensor, gradient: Te
     return best
 
 
+def chosen_step(recursion: Recursion, rule: str, losses: Tensor, gradient: Tensor, start: Tensor) -> Tensor:
+    """The step `(S,)` of a rule at the samples' losses `(S, N)` and gradients `(S, P)` of runs that started at the losses `start (S,)`.
+
+    Under squared error the residuals enter the curvature by their norm, which is the loss: a posteriori steps are the proportional ones. Where
+    the loss is too small to be told from 0 the step is 0.
+    """
+    loss = losses.mean(-1)
+    if rule == POSTERIORI and isinstance(recursion.curvature, CrossEntropyCurvature):
+        eta = measured_step(recursion.curvature, losses, gradient.square().sum(-1).sqrt())
+    else:
+        eta = recursion.step_size(loss, PROPORTIONAL if rule == POSTERIORI else rule, start)
+    return torch.where(loss > SMALLEST, eta, torch.zeros_like(eta))
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """Gradient descent from several starts at once.
@@ -198,14 +212,7 @@ class Descent:
         loss = losses.mean(-1)
         (gradient,) = torch.autograd.grad(loss.sum(), point)
         loss, squared = loss.detach(), gradient.square().sum(-1)
-        if self.rule != POSTERIORI:
-            eta = self.recursion.step_size(loss, self.rule, self._first)
-        elif isinstance(self.recursion.curvature, CrossEntropyCurvature):
-            eta = measured_step(self.recursion.curvature, losses.detach(), squared.sqrt())
-        else:
-            # under squared error the residual enters the curvature by its norm, which is the loss itself
-            eta = self.recursion.step_size(loss, PROPORTIONAL, self._first)
-        eta = torch.where(loss > SMALLEST, eta, torch.zeros_like(eta))
+        eta = chosen_step(self.recursion, self.rule, losses.detach(), gradient, self._first)
         self.theta -= eta[:, None] * gradient
         row[0], row[1], row[2] = loss, eta, eta * squared * (0.5 * (1 - SAFETY))
 
