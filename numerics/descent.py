@@ -7,7 +7,7 @@ Each step is at most `1 / beta` for a bound `beta` of the Hessian along it, so w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -141,6 +141,21 @@ class Trajectory:
     def holds(self) -> bool:
         return self.first_violation is None and bool(self.losses.isfinite().all())
 
+    def until(self, steps: int) -> Trajectory:
+        """The first `steps` steps of a run that went further; `theta` stays the point it reached."""
+        if steps >= len(self.steps):
+            return self
+        first = self.first_violation if self.first_violation and self.first_violation[0] <= steps else None
+        cut = steps + 1
+        return replace(
+            self,
+            losses=self.losses[:cut],
+            envelope=self.envelope[:cut],
+            steps=self.steps[:steps],
+            proven=self.proven[:cut],
+            first_violation=first,
+        )
+
     @property
     def tightness(self) -> float:
         """Largest loss / envelope after the start."""
@@ -165,7 +180,7 @@ class Records:
 
 
 class Descent:
-    """Gradient descent that can be run on, in chunks: `theta` is the present point, `records` what has happened.
+    """Gradient descent that can be run on, in chunks: `done` is what has been reached and recorded, and stays whole when a run is interrupted.
 
     Args:
         objective: the loss.
@@ -194,11 +209,16 @@ class Descent:
             )
         self.objective, self.recursion, self.rule = objective, recursion, rule
         self.theta = theta.detach().clone()
-        self.records = Records.empty(len(theta)) if records is None else records
+        self.done = (self.theta.clone(), Records.empty(len(theta)) if records is None else records)
         first = self.objective(self.theta).detach() if self.taken == 0 else self.records.losses[0].to(theta.device)
         self._first = first
         self._rows = torch.zeros(CHUNK, 3, len(theta), dtype=theta.dtype, device=theta.device)
         self._chunk = replayed(self._advance_chunk, theta.device, (self.theta,))
+
+    @property
+    def records(self) -> Records:
+        """What has happened."""
+        return self.done[1]
 
     @property
     def taken(self) -> int:
@@ -231,14 +251,16 @@ class Descent:
                 for row in self._rows[:count]:
                     self._advance(row)
             rows = self._rows[:count].detach().clone().cpu()
-            self.records = self.records + Records(rows[:, 0], rows[:, 1], rows[:, 2])
+            # one assignment, so that an interrupt finds the point and the records of the same step
+            self.done = (self.theta.clone(), self.records + Records(rows[:, 0], rows[:, 1], rows[:, 2]))
             done += count
             if progress is not None:
                 progress(self.taken)
 
     def trajectory(self, labels: tuple[str, ...] = ()) -> Trajectory:
         """Everything so far, judged: losses against the envelope and against what each step proved."""
-        last = self.objective(self.theta).detach().cpu()[None]
+        reached, _ = self.done
+        last = self.objective(reached).detach().cpu()[None]
         losses = torch.cat([self.records.losses, last])
         bounds = envelope(self.recursion, losses[0], self.taken, self.rule)
         part = torch.where(losses[:-1] > 0, self.records.removed / losses[:-1], torch.zeros_like(self.records.removed))
@@ -248,7 +270,7 @@ class Descent:
         allowed = torch.minimum(bounds, promised).clamp(min=0).sqrt() + self.objective.rounding**0.5
         above = (losses > allowed.square() * (1 + ALLOWANCE)).nonzero()
         first = (int(above[0, 0]), int(above[0, 1])) if len(above) else None
-        return Trajectory(losses, bounds, self.records.steps, proven, self.theta.cpu(), self.rule, labels, first)
+        return Trajectory(losses, bounds, self.records.steps, proven, reached.cpu(), self.rule, labels, first)
 
 
 def descend(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from numerics.compare import ALLOWANCE
-from numerics.descent import Trajectory, least_split
+from numerics.descent import CHUNK, Records, Trajectory, least_split
 from numerics.device import generator
 from numerics.loss import SMALLEST, Objective
 from numerics.realise import realise
@@ -35,58 +35,77 @@ def batches_of(network: Network, x: Tensor, targets: Tensor, count: int) -> list
     ]
 
 
-def descend_by_passes(
-    whole: Objective,
-    batches: list[Objective],
-    certificate: PassCertificate,
-    theta: Tensor,
-    *,
-    passes: int,
-    seed: int = 0,
-    labels: tuple[str, ...] = (),
-    progress: Callable[[int], None] | None = None,
-) -> Trajectory:
-    """Each pass visits all batches in a new random order, with the step `h / M` of the certificate at the loss before the pass.
+class PassDescent:
+    """Full passes over mini-batches that can be run on: each visits all batches in a new random order, with the step `h / M` of the certificate at the loss before it.
 
     Args:
         whole: the loss on all samples.
         batches: that of each batch (`batches_of`).
         certificate: `theory.passes.certify_passes`.
-        theta: `(S, P)` starting points.
-        passes: how many.
-        seed: of the orders.
-        labels: one name a start.
-        progress: called with the number of passes done.
-
-    Returns:
-        The losses before every pass and after the last, under the certified envelope; `steps` are the `h`, and what is `proven` is the envelope.
+        theta: `(S, P)` starting points (or the points reached so far, with their `records`).
+        seed: of the orders; the order of a pass depends on it and on the number of the pass alone.
+        records: of the passes so far.
     """
-    source = generator(seed)
-    point = theta.detach().clone()
-    losses: list[Tensor] = []
-    bounds: list[Tensor] = []
-    steps: list[Tensor] = []
-    for step in range(passes + 1):
-        loss = whole(point).detach()
-        losses.append(loss)
-        if not bounds:
-            bounds.append(loss)
-        else:
+
+    rule = "passes"
+
+    def __init__(
+        self,
+        whole: Objective,
+        batches: list[Objective],
+        certificate: PassCertificate,
+        theta: Tensor,
+        seed: int = 0,
+        records: Records | None = None,
+    ) -> None:
+        self.whole, self.batches, self.certificate, self.seed = whole, batches, certificate, seed
+        self.done = (theta.detach().clone(), Records.empty(len(theta)) if records is None else records)
+
+    @property
+    def records(self) -> Records:
+        """What has happened."""
+        return self.done[1]
+
+    @property
+    def taken(self) -> int:
+        """Passes so far."""
+        return len(self.records.losses)
+
+    def run(self, steps: int, progress: Callable[[int], None] | None = None) -> None:
+        """Make `steps` more passes; `progress` is told the number made in all after every chunk."""
+        end = self.taken + steps
+        while self.taken < end:
+            point, rows = self.done[0], []
+            for number in range(self.taken, min(end, self.taken + CHUNK)):
+                loss = self.whole(point).detach()
+                h = torch.where(loss > SMALLEST, self.certificate.step_size(loss), torch.zeros_like(loss))
+                order = torch.randperm(len(self.batches), generator=generator(_mixed(self.seed, number)))
+                for index in order.tolist():
+                    leaf = point.detach().requires_grad_(True)
+                    (gradient,) = torch.autograd.grad(self.batches[index](leaf).sum(), leaf)
+                    point = point - (h / len(self.batches))[:, None] * gradient
+                rows.append(torch.stack([loss, h, torch.zeros_like(loss)]).cpu())
+            self.done = (point, self.records + Records(*torch.stack(rows, 1)))
+            if progress is not None:
+                progress(self.taken)
+
+    def trajectory(self, labels: tuple[str, ...] = ()) -> Trajectory:
+        """Everything so far under the certified envelope, known before the first pass; it is also what is `proven`."""
+        reached, _ = self.done
+        last = self.whole(reached).detach().cpu()[None]
+        losses = torch.cat([self.records.losses, last])
+        bounds = [losses[0]]
+        for _ in range(self.taken):
             before = bounds[-1]
-            removed = certificate.recursion.domination * least_split(whole.samples, before)
-            after = before - certificate.step_size(before) / 2 * certificate.kept * removed
+            removed = self.certificate.recursion.domination * least_split(self.whole.samples, before)
+            after = before - self.certificate.step_size(before) / 2 * self.certificate.kept * removed
             bounds.append(torch.where(before > SMALLEST, after * (1 + 2.0**-50), before))
-        if step == passes:
-            break
-        h = torch.where(loss > SMALLEST, certificate.step_size(loss), torch.zeros_like(loss))
-        steps.append(h)
-        for index in torch.randperm(len(batches), generator=source).tolist():
-            leaf = point.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(batches[index](leaf).sum(), leaf)
-            point = point - (h / len(batches))[:, None] * gradient
-        if progress is not None:
-            progress(step + 1)
-    all_losses, all_bounds = torch.stack(losses), torch.stack(bounds)
-    above = (all_losses > all_bounds * (1 + ALLOWANCE)).nonzero()
-    first = (int(above[0, 0]), int(above[0, 1])) if len(above) else None
-    return Trajectory(all_losses, all_bounds, torch.stack(steps), all_bounds, point.detach(), "passes", labels, first)
+        known = torch.stack(bounds)
+        above = (losses > known * (1 + ALLOWANCE) + SMALLEST).nonzero()
+        first = (int(above[0, 0]), int(above[0, 1])) if len(above) else None
+        return Trajectory(losses, known, self.records.steps, known, reached.cpu(), self.rule, labels, first)
+
+
+def _mixed(seed: int, number: int) -> int:
+    """A seed for each pass: consecutive numbers lie far apart."""
+    return (seed * 1_000_003 + number * 7_919) % 2**63

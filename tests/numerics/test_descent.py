@@ -222,7 +222,7 @@ def test_a_run_in_pieces_is_the_run_in_one() -> None:
     whole = descend(objective, recursion, theta, steps=70, rule="posteriori")
     first = Descent(objective, recursion, theta, "posteriori")
     first.run(31)
-    second = Descent(objective, recursion, first.theta, "posteriori", first.records)
+    second = Descent(objective, recursion, first.done[0], "posteriori", first.records)
     second.run(39)
     pieces = second.trajectory()
     assert torch.equal(whole.losses, pieces.losses)

@@ -10,9 +10,10 @@ import torch
 from sympy import S
 from torch import Tensor
 
+from numerics.descent import Trajectory
 from numerics.device import DTYPE
 from numerics.loss import Objective
-from numerics.passes import batches_of, descend_by_passes
+from numerics.passes import PassDescent, batches_of
 from numerics.realise import realise
 from theory.convergence import Certificate, certify
 from theory.costs import CrossEntropy, SquaredError
@@ -42,7 +43,15 @@ def run(certificate: PassCertificate, count: int, passes: int):
     whole = Objective(realise(network, Shape(S(4), S(4))), DATA, LABELS)
     batches = batches_of(network, DATA, LABELS, count)
     theta = starts(whole.realisation.size)
-    return descend_by_passes(whole, batches, certificate, theta, passes=passes), whole, theta
+    return passed(whole, batches, certificate, theta, passes), whole, theta
+
+
+def passed(
+    whole: Objective, batches: list[Objective], certificate: PassCertificate, theta: Tensor, passes: int
+) -> Trajectory:
+    made = PassDescent(whole, batches, certificate, theta)
+    made.run(passes)
+    return made.trajectory()
 
 
 def test_the_links_of_the_proof_hold() -> None:
@@ -72,7 +81,7 @@ def test_passes_stay_below_their_envelope_and_the_batches_gradients_within_the_e
     # the mean gradient of a pass against the full one at its start, as the proof bounds it
     leaf = theta.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(whole(leaf).sum(), leaf)
-    after = descend_by_passes(whole, batches_of(parse(SPEC), DATA, LABELS, count), found, theta, passes=1)
+    after = passed(whole, batches_of(parse(SPEC), DATA, LABELS, count), found, theta, 1)
     moved = (theta - after.theta) / after.steps[0][:, None]
     assert bool(((moved - gradient).norm(dim=1) <= found.error * gradient.norm(dim=1) * (1 + 1e-9)).all())
 
@@ -82,14 +91,24 @@ def test_passes_converge_linearly_to_small_losses() -> None:
     short, whole, _ = run(found, 4, 1)
     # enough passes for the certified rate alone to take the small starts far down
     passes = int(5 / found.linear_rate)
-    trajectory = descend_by_passes(
-        whole, batches_of(parse(SPEC), DATA, LABELS, 4), found, starts(whole.realisation.size)[:2], passes=passes
-    )
+    batches = batches_of(parse(SPEC), DATA, LABELS, 4)
+    trajectory = passed(whole, batches, found, starts(whole.realisation.size)[:2], passes)
     assert trajectory.holds
     half = passes // 2
     rate = 1 - (trajectory.losses[-1] / trajectory.losses[half]) ** (1 / (passes - half))
     assert float(rate.min()) >= found.linear_rate
     assert short.holds
+
+
+def test_passes_in_pieces_are_the_passes_in_one() -> None:
+    found = certify_passes(*certified())
+    once, whole, theta = run(found, 2, 7)
+    batches = batches_of(parse(SPEC), DATA, LABELS, 2)
+    first = PassDescent(whole, batches, found, theta)
+    first.run(3)
+    second = PassDescent(whole, batches, found, first.done[0], records=first.records)
+    second.run(4)
+    assert torch.equal(once.losses, second.trajectory().losses)
 
 
 def test_a_domination_claimed_too_large_is_caught() -> None:
