@@ -18,7 +18,7 @@ from numerics.realise import ACTIVATION_FUNCTIONS
 
 
 def whitening(data: Data, scale: float = 1.0) -> Tensor:
-    """The symmetric linear map `W = scale (X X^T)^{+1/2}`, of shape `(d, d)`, `+` for the pseudo-inverse.
+    """The symmetric linear map `W = scale ((X X^T)^{1/2})^+`, of shape `(d, d)`, `+` for the pseudo-inverse.
 
     `W = scale U diag(1/s) U^T` from the thin decomposition `X = U diag(s) V^T`: 0 on what is orthogonal to the samples.
 

@@ -12,7 +12,7 @@ from numerics.device import DTYPE, generator
 from numerics.preparation import random_feature_map, random_features, whitened, whitening
 
 WHITENED = 40
-"""Samples of the digits that are still independent; their condition number is 1.6e3."""
+"""Samples of the digits that are still independent; their condition number is below 400."""
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 7.0])
@@ -30,10 +30,10 @@ def test_whitened_data_have_all_singular_values_equal_to_the_scale(scale: float)
 def test_whitening_is_the_linear_map_that_whitens(scale: float) -> None:
     data = digits(WHITENED, 1)
     W = whitening(data, scale)
-    # the product with the map suffers from the condition of the data, 1.6e3, times the rounding of some hundred operations
+    # the product with the map suffers from the condition of the data, below 400, times the rounding of some hundred operations
     torch.testing.assert_close(W @ data.X, whitened(data, scale).X, rtol=0, atol=1e-10)
     torch.testing.assert_close(W, W.T, rtol=0, atol=1e-10)
-    # W X X^T W = scale^2 P with P the projection on the samples: W is scale (X X^T)^(+1/2)
+    # W X X^T W = scale^2 P with P the projection on the samples: W is scale ((X X^T)^(1/2))^+
     image = W @ data.X
     torch.testing.assert_close(image @ image.T @ data.X, scale**2 * data.X, rtol=0, atol=1e-8)
     # what is orthogonal to the samples goes to 0
