@@ -6,14 +6,17 @@ package: nothing is downloaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
+import flint
 import torch
 from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
 from numerics.device import DTYPE, generator
+from numerics.enclosures import singular_value_enclosure
 
 DIGITS = 1797
 PIXEL_MAXIMUM = 16.0
@@ -73,6 +76,11 @@ class Data:
         """All `min(d, N)` singular values, decreasing."""
         return torch.linalg.svdvals(self.X)
 
+    @cached_property
+    def singular_value_enclosure(self) -> tuple[flint.arb, flint.arb]:
+        """Proven balls around `sigma_N(X)` and `sigma_1(X)`; the first reaches down to 0 where a positive value cannot be proven."""
+        return singular_value_enclosure(self.X)
+
     @property
     def sigma_min(self) -> float:
         """`sigma_N(X)`, the least of the singular values counted by columns: 0 where `N > d`."""
@@ -86,6 +94,10 @@ class Data:
     @property
     def frobenius_norm(self) -> float:
         return float(self.X.norm())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is cached holds balls, which cannot be sent to another process."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device | str) -> Data:
         """The same data on another device."""

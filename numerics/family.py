@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import flint
 import sympy
-import torch
 
 from numerics.datasets import Data
+from numerics.enclosures import frobenius_norm
 from theory import symbols
 from theory.atoms.base import EVERYWHERE, Domain
 from theory.bound import Sense
 from theory.compose import compose
 from theory.convergence import Certificate, certify
 from theory.derive import derive
-from theory.evaluate import exact_ball, lower_float, upper_float
+from theory.evaluate import lower_float, upper_float
 from theory.landscape import landscape
 from theory.records import FeatureBounds, Shape
 from theory.spec import parse
@@ -76,17 +76,16 @@ def configurations(depths: tuple[int, ...] = DEPTHS, classes: int = 10) -> tuple
 
 
 def data_values(data: Data) -> dict[sympy.Symbol, object]:
-    """Values of `N, x_0, x_F, sigma` for a data matrix, as balls that cover the rounding of the singular values.
+    """Values of `N, x_0, x_F, sigma` for a data matrix: the count, and balls that certainly contain the matrix's own norms.
 
-    A singular value from a backward-stable decomposition is off by at most a small multiple of `2^-52 sigma_1`; the ball's radius is
-    `16 max(d, N)` times that.
+    See `numerics.enclosures`: the ball of `sigma` reaches down to 0 where full column rank cannot be proven.
     """
-    slack = 16 * max(data.features, data.samples) * torch.finfo(torch.float64).eps * data.operator_norm
+    least, largest = data.singular_value_enclosure
     return {
         symbols.N: data.samples,
-        symbols.x_0: flint.arb(data.operator_norm, slack),
-        symbols.x_F: flint.arb(data.frobenius_norm, slack),
-        symbols.sigma: flint.arb(max(0.0, data.sigma_min), slack) if data.sigma_min > slack else exact_ball(0),
+        symbols.x_0: largest,
+        symbols.x_F: frobenius_norm(data.X),
+        symbols.sigma: least,
     }
 
 

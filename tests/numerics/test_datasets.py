@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -43,6 +45,17 @@ def test_norms_are_those_of_the_singular_values() -> None:
     assert found == pytest.approx((4, 0.5, (16 + 4 + 0.25) ** 0.5), rel=1e-13)
     check_full_column_rank(data)
     assert data.to("cpu").sigma_min == data.sigma_min
+
+
+def test_data_travel_to_another_process_after_their_enclosure_was_taken() -> None:
+    data = digits(10, 0)
+    least, largest = data.singular_value_enclosure
+    assert data.singular_value_enclosure[0] is least  # taken once
+    copied = pickle.loads(pickle.dumps(data))
+    assert torch.equal(copied.X, data.X)
+    assert torch.equal(copied.labels, data.labels)
+    assert copied.classes == 10
+    assert copied.singular_value_enclosure[1].overlaps(largest)
 
 
 def test_more_samples_than_features_have_no_full_column_rank() -> None:
