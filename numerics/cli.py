@@ -35,6 +35,11 @@ class Lazy(NamedTuple):
 
 
 LAZY: dict[str, Lazy] = {
+    "converge": Lazy(
+        "numerics.converge_command",
+        "app",
+        "Descend from many starts under certified envelopes; certified against observed rates.",
+    ),
     "verify": Lazy(
         "numerics.verify", "app", "Derive, certify, sample, attack and descend: tables, figures and a verdict."
     ),

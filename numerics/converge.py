@@ -236,7 +236,8 @@ class Outcome:
         rule: its name.
         row: the comparison of losses and envelope.
         certified: certified part of the loss removed by a step, as the loss goes to 0; 0 for Theorem 1, whose rate is of order 1/t.
-        observed: least, median and largest observed part over the starts, from the second half of the run.
+        observed: least, median and largest observed part in the second half of the run, over the starts whose loss was below `1 / N` halfway: the certified
+            part speaks of small losses. NaN where there is none.
         worst, best: largest and smallest last loss.
         envelope, proven: bounds of the largest last loss: known beforehand, and from the run's own gradients.
         limsup: Theorem 1's bound of `limsup t ell_t` and the largest `T ell_T`; None for other rules.
@@ -263,7 +264,7 @@ def judged(problem: Problem, run: Trajectory, seconds: float) -> Outcome:
     steps = len(run.steps)
     half = steps // 2
     start, end = run.losses[half], run.losses[-1]
-    alive = end > 0
+    alive = (end > 0) & (start < 1 / problem.data.samples)
     part = 1 - (end[alive] / start[alive]) ** (1 / max(1, steps - half))
     observed = (float(part.min()), float(part.median()), float(part.max())) if len(part) else (math.nan,) * 3
     certified = {
@@ -315,19 +316,25 @@ def judged(problem: Problem, run: Trajectory, seconds: float) -> Outcome:
 
 
 def curves(run: Trajectory, points: int = 400) -> dict[str, Any]:
-    """A trajectory for a figure: at logarithmically spaced steps the band of the losses, its median, the largest envelope and what was proven."""
+    """A trajectory for a figure, at logarithmically spaced steps: for the median start and for the worst (by the last loss) its loss, envelope and proof; the band of all losses."""
     steps = len(run.steps)
     at = torch.logspace(0, math.log10(steps + 1), points, dtype=torch.float64).round().long().unique() - 1
     at = at[(at >= 0) & (at <= steps)]
     losses = run.losses[at]
+    order = run.losses[-1].argsort()
+    chosen = {"median start": int(order[(len(order) - 1) // 2]), "worst start": int(order[-1])}
     return {
         "rule": run.rule,
         "step": at.numpy(),
         "low": losses.min(1).values.numpy(),
-        "middle": losses.median(1).values.numpy(),
         "high": losses.max(1).values.numpy(),
-        "envelope": run.envelope[at].max(1).values.numpy(),
-        "proven": run.proven[at].max(1).values.numpy(),
+        "starts": {
+            name: {
+                key: array[at, index].numpy()
+                for key, array in (("loss", run.losses), ("envelope", run.envelope), ("proven", run.proven))
+            }
+            for name, index in chosen.items()
+        },
     }
 
 

@@ -8,7 +8,7 @@ import flint
 import sympy
 
 from numerics.datasets import Data
-from numerics.enclosures import frobenius_norm
+from numerics.enclosures import frobenius_norm, largest_column_norm
 from theory import symbols
 from theory.atoms.base import EVERYWHERE, Domain
 from theory.bound import Sense
@@ -76,7 +76,7 @@ def configurations(depths: tuple[int, ...] = DEPTHS, classes: int = 10) -> tuple
 
 
 def data_values(data: Data) -> dict[sympy.Symbol, object]:
-    """Values of `N, x_0, x_F, sigma` for a data matrix: the count, and balls that certainly contain the matrix's own norms.
+    """Values of `N, x_0, x_F, x_s, sigma` for a data matrix: the count, and balls that certainly contain the matrix's own norms.
 
     See `numerics.enclosures`: the ball of `sigma` reaches down to 0 where full column rank cannot be proven.
     """
@@ -85,6 +85,7 @@ def data_values(data: Data) -> dict[sympy.Symbol, object]:
         symbols.N: data.samples,
         symbols.x_0: largest,
         symbols.x_F: frobenius_norm(data.X),
+        symbols.x_s: largest_column_norm(data.X),
         symbols.sigma: least,
     }
 

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, told apart with any colour vision; every series has
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,57 @@ def loss_under_envelope(trajectories: Iterable[Mapping[str, Any]], path: str | P
         handles.append(Line2D([], [], color="#555555", linestyle=(0, (5, 2)), label="certified envelope"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
         return save(figure, path)
+
+
+def convergence(curves: Iterable[Mapping[str, Any]], title: str, path: str | Path, *, ylabel: str) -> tuple[Path, Path]:
+    """Losses by rule under their envelopes, on log-log (left) and semi-logarithmic axes (right), a row of panels for each start shown.
+
+    Args:
+        curves: mappings with the keys `rule` (the legend), `step`, `low` and `high` (the band of the losses of all starts at those steps) and `starts`: name ->
+            `loss`, `envelope` (the certified bound known beforehand; dashed) and `proven` (that proven along the run; dotted). Values of 0 are left out.
+        title: of the figure.
+        path: file to write, without extension.
+        ylabel: name and unit of the loss.
+
+    Returns:
+        The paths of the PNG and of the PDF.
+    """
+    found = list(curves)
+    shown = list(found[0]["starts"]) if found else []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 3.1 * max(1, len(shown)) + 1.0), layout="constrained")
+        axes = figure.subplots(max(1, len(shown)), 2, squeeze=False)
+        for row, start in zip(axes, shown, strict=True):
+            for axis, scale in zip(row, ("log", "linear"), strict=True):
+                for index, curve in enumerate(found):
+                    _convergence_curve(axis, curve, start, COLOURS[index % len(COLOURS)], shift=int(scale == "log"))
+                axis.set(xscale=scale, yscale="log", title=start, ylabel=ylabel)
+                axis.set_xlabel("step $t + 1$" if scale == "log" else "step $t$")
+        figure.suptitle(textwrap.fill(title, 110), fontsize=8.5)
+        handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=str(c["rule"])) for i, c in enumerate(found)]
+        handles += [
+            Line2D([], [], color="#555555", label="loss (shaded: all starts)"),
+            Line2D([], [], color="#555555", linestyle=(0, (5, 2)), label="certified envelope"),
+            Line2D([], [], color="#555555", linestyle=(0, (1, 1.5)), label="proven by the run"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        return save(figure, path)
+
+
+def _convergence_curve(axis: Axes, curve: Mapping[str, Any], start: str, colour: str, shift: int) -> None:
+    step = np.asarray(curve["step"], dtype=float) + shift
+    mine = curve["starts"][start]
+    axis.fill_between(
+        step, _above_zero(curve["low"]), _above_zero(curve["high"]), color=colour, alpha=0.08, linewidth=0
+    )
+    axis.plot(step, _above_zero(mine["loss"]), color=colour)
+    axis.plot(step, _above_zero(mine["envelope"]), color=colour, linestyle=(0, (5, 2)), linewidth=1.2)
+    axis.plot(step, _above_zero(mine["proven"]), color=colour, linestyle=(0, (1, 1.5)), linewidth=1.2)
+
+
+def _above_zero(values: Any) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    return np.where(array > 0, array, np.nan)
 
 
 def singular_values(

@@ -67,8 +67,8 @@ def _value(item: CheckedHypothesis) -> str:
 
 
 def hypotheses_table(checked: Sequence[CheckedHypothesis]) -> Table:
-    """Hypotheses of Theorem 1 with bound, value and verdict; equal layers share their rows."""
-    table = Table(title="Theorem 1: hypotheses", title_justify="left")
+    """Hypotheses of the theorems with bound, value and verdict; equal layers share their rows."""
+    table = Table(title="Hypotheses of Theorems 1 and 2", title_justify="left")
     table.add_column("hypothesis", overflow="fold")
     table.add_column("statement", overflow="fold")
     table.add_column("bound", overflow="fold")
@@ -98,8 +98,12 @@ def certificate_table(certificate: Certificate) -> Table:
     table.add_row(
         "lambda_min of the tangent kernel, at least", f"{float(certificate.constants.lambda_min.lower()):.6g}"
     )
-    table.add_row("step size eta", f"{certificate.step_size:.6g}")
-    table.add_row("limsup t ell_t, at most", f"{certificate.rate:.6g}")
+    table.add_row("Theorem 1, fixed step eta", f"{certificate.step_size:.6g}")
+    table.add_row("Theorem 1, limsup t ell_t at most", f"{certificate.rate:.6g}")
+    table.add_row(
+        "Theorem 2, part of the loss removed by a loss-proportional step, as ell -> 0", f"{certificate.linear_rate:.6g}"
+    )
+    table.add_row("... by a step from the samples' measured residuals", f"{certificate.measured_rate:.6g}")
     return table
 
 
@@ -114,6 +118,25 @@ def comparison_table(rows: Iterable[Mapping[str, Any]], title: str = "Bounds bes
         labels = (Text(str(row[k])) for k in ("network", "depth", "quantity", "sense"))
         table.add_row(*labels, *cells, verdict)
     return table
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Any rows with equal keys: numbers with four digits, nothing where there is none, verdicts in colour."""
+    table = Table(title=title, title_justify="left")
+    for key in rows[0] if rows else ():
+        number = any(isinstance(row[key], int | float) and not isinstance(row[key], bool) for row in rows)
+        table.add_column(key, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    return table
+
+
+def _cell(value: Any) -> Text:
+    if isinstance(value, bool):
+        return Text("yes", style="green") if value else Text("NO", style="bold red")
+    if value is None:
+        return Text("")
+    return Text(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
@@ -439,7 +439,7 @@ def composed_table(landscapes: Iterable[Landscape]) -> str:
 
 
 def certificate_table(certificate: Certificate) -> str:
-    """Every hypothesis of Theorem 1 with bound, value and verdict; below, the certified constants."""
+    """Every hypothesis of the theorems with bound, value and verdict; below, the certified constants."""
     rows: list[str] = []
     before = ""
     for item in grouped(certificate.checked):
@@ -455,12 +455,19 @@ def certificate_table(certificate: Certificate) -> str:
             " & ".join([name, escape(h.statement), text, value, "holds" if item.holds else r"\textbf{fails}"]) + r" \\"
         )
     columns = "".join(_P % w for w in (".33", ".22", ".22", ".09", ".06"))
-    table = _longtable(columns, ["hypothesis", "statement", "bound", "value", ""], rows, "Theorem 1: hypotheses.")
+    table = _longtable(
+        columns, ["hypothesis", "statement", "bound", "value", ""], rows, "Hypotheses of Theorems 1 and 2."
+    )
     values = (
         ("smoothness constant at most", float(certificate.constants.smoothness.upper())),
         (r"$\lambda_{\min}$ of the tangent kernel at least", float(certificate.constants.lambda_min.lower())),
-        (r"step size $\eta$", certificate.step_size),
-        (r"$\limsup_t t\,\ell_t$ at most", certificate.rate),
+        (r"Theorem 1: step size $\eta$", certificate.step_size),
+        (r"Theorem 1: $\limsup_t t\,\ell_t$ at most", certificate.rate),
+        (
+            r"Theorem 2: part of the loss removed by a step $1/\beta(\ell_t)$ as $\ell_t \to 0$, at least",
+            certificate.linear_rate,
+        ),
+        (r"\quad by a step from measured residuals, at least", certificate.measured_rate),
     )
     verdict = "certified" if certificate.certified else "not certified"
     lines = "\n".join(rf"{name} & ${_number(value)}$ \\" for name, value in values)
@@ -504,6 +511,30 @@ def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
         columns, head, lines, "Bounds beside the largest (lower bounds: least) value found by sampling and search."
     )
     return f"\\begingroup\\small\n{table}\n\\endgroup"
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """Any rows with equal keys; the first column takes what width is left."""
+    if not rows:
+        return ""
+    head = [escape(key) for key in rows[0]]
+    lines = []
+    for row in rows:
+        cells = []
+        for value in row.values():
+            if value is None:
+                cells.append("--")
+            elif isinstance(value, bool):
+                cells.append("yes" if value else r"\textbf{no}")
+            elif isinstance(value, int | float):
+                cells.append(f"${_number(value)}$")
+            else:
+                cells.append(escape(str(value)))
+        lines.append(" & ".join(cells) + r" \\")
+    width = 0.62 if len(head) <= 5 else 0.12
+    share = min(0.16, 0.85 * (1 - width) / max(1, len(head) - 1))
+    columns = _P % f"{width}" + "".join(_P % f"{share:.3f}" for _ in head[1:])
+    return f"\\begingroup\\footnotesize\n{_longtable(columns, head, lines, caption)}\n\\endgroup"
 
 
 PREAMBLE = r"""\documentclass[10pt]{article}
