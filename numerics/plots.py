@@ -197,12 +197,16 @@ def loss_under_envelope(trajectories: Iterable[Mapping[str, Any]], path: str | P
         return save(figure, path)
 
 
+LEAST_SHOWN = 1e-20
+"""Losses below are left out of a figure: they would press all others together."""
+
+
 def convergence(curves: Iterable[Mapping[str, Any]], title: str, path: str | Path, *, ylabel: str) -> tuple[Path, Path]:
     """Losses by rule under their envelopes, on log-log (left) and semi-logarithmic axes (right), a row of panels for each start shown.
 
     Args:
         curves: mappings with the keys `rule` (the legend), `step`, `low` and `high` (the band of the losses of all starts at those steps) and `starts`: name ->
-            `loss`, `envelope` (the certified bound known beforehand; dashed) and `proven` (that proven along the run; dotted). Values of 0 are left out.
+            `loss`, `envelope` (the certified bound known beforehand; dashed) and `proven` (that proven along the run; dotted). Values below `LEAST_SHOWN` are left out.
         title: of the figure.
         path: file to write, without extension.
         ylabel: name and unit of the loss.
@@ -221,6 +225,7 @@ def convergence(curves: Iterable[Mapping[str, Any]], title: str, path: str | Pat
                     _convergence_curve(axis, curve, start, COLOURS[index % len(COLOURS)], shift=int(scale == "log"))
                 axis.set(xscale=scale, yscale="log", title=start, ylabel=ylabel)
                 axis.set_xlabel("step $t + 1$" if scale == "log" else "step $t$")
+                axis.set_ylim(bottom=max(axis.get_ylim()[0], LEAST_SHOWN))
         figure.suptitle(textwrap.fill(title, 110), fontsize=8.5)
         handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=str(c["rule"])) for i, c in enumerate(found)]
         handles += [

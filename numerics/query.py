@@ -14,7 +14,7 @@ from theory import symbols
 from theory.atoms.base import EVERYWHERE, Domain
 from theory.bound import Bound
 from theory.compose import leaves
-from theory.convergence import Certificate, CheckedHypothesis, certify, hypotheses
+from theory.convergence import Certificate, CheckedHypothesis, certify, hypotheses, rate_bounds
 from theory.evaluate import lower_float, upper_float
 from theory.landscape import Landscape, landscape
 from theory.network import Chain, Network, Repeat, Residual, substitute, walk
@@ -57,7 +57,8 @@ class Answer:
     certificate: Certificate | None
 
     def bounds(self) -> Iterable[Bound]:
-        return (row.bound for row in self.rows)
+        """The composed bounds, and the rates of the theorems where there are any."""
+        return (*(row.bound for row in self.rows), *rate_bounds(self.closed))
 
     def as_record(self) -> dict[str, Any]:
         """The answer as plain data; expressions are SymPy text (read with `sympify(text, locals=theory.symbols.KNOWN)`)."""
@@ -82,6 +83,8 @@ class Answer:
                 "step_size": None if certificate is None else certificate.step_size,
                 "decrease": None if certificate is None else certificate.decrease,
                 "rate": None if certificate is None else certificate.rate,
+                "linear_rate": None if certificate is None else certificate.linear_rate,
+                "measured_rate": None if certificate is None else certificate.measured_rate,
                 "hypotheses": [hypothesis_record(item) for item in grouped(self.checked)],
             },
         }

@@ -66,7 +66,7 @@ class Step:
     non_negative: tuple[Expr, ...] = ()
 
     def verify(self) -> bool:
-        return all(sympy.simplify(zero) == 0 for zero in self.zeros) and all(
+        return all(sympy.simplify(sympy.sympify(zero).doit()) == 0 for zero in self.zeros) and all(
             sympy.sympify(sign).is_nonnegative for sign in self.non_negative
         )
 
@@ -78,6 +78,11 @@ class Step:
             for relation, what in (("0 =", self.zeros), ("0 <=", self.non_negative))
             if what
         )
+
+
+def gap(left: Any, right: Any) -> Expr:
+    """`left - right`, left as it is written: what a step asserts to be zero, readable in `explain` and evaluated by `verify` only."""
+    return sympy.Add(left, sympy.Mul(-1, right, evaluate=False), evaluate=False)
 
 
 def _union(*groups: tuple[Assumption, ...]) -> tuple[Assumption, ...]:

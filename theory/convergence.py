@@ -27,7 +27,7 @@ from sympy import S, Symbol
 
 from theory import symbols
 from theory.atoms.base import EVERYWHERE
-from theory.bound import Assumption, Bound, Step
+from theory.bound import Assumption, Bound, Step, gap
 from theory.compose import Parallel, collapse, leaves, regularity
 from theory.costs import CrossEntropy, SquaredError, exact_least_split
 from theory.curvature import CrossEntropyCurvature, Curvature, Weights
@@ -185,15 +185,15 @@ def sublevel_steps() -> tuple[Step, ...]:
         Step(
             "phi(tau) = ell(theta - tau grad ell) has phi'(0) = -|grad ell|^2, and phi'' <= beta(ell_t) |grad ell|^2 as long as phi <= ell_t "
             "(beta is non-decreasing), so phi(tau) - ell_t <= -tau |g|^2 + beta tau^2 |g|^2 / 2 there",
-            (sympy.diff(along, tau).subs(tau, 0) + g**2, sympy.diff(along, tau, 2) - beta * g**2),
+            (gap(sympy.diff(along, tau).subs(tau, 0), -(g**2)), gap(sympy.Derivative(along, tau, 2), beta * g**2)),
         ),
         Step(
             "that is -(tau/2) (2 - beta tau) |g|^2, negative for 0 < tau < 2 / beta: phi cannot come back to ell_t before, so phi <= ell_t up to there",
-            (sympy.expand(along + tau / 2 * (2 - beta * tau) * g**2),),
+            (gap(along, -(tau / 2 * (2 - beta * tau) * g**2)),),
         ),
         Step(
             "at tau = eta with beta eta = 1 - s, s >= 0, the decrease is at least (eta/2) |g|^2",
-            (sympy.expand(decrease.subs(beta, (1 - spare) / eta) - eta / 2 * g**2 - spare * eta * g**2 / 2),),
+            (gap(decrease.subs(beta, (1 - spare) / eta) - eta / 2 * g**2, spare * eta * g**2 / 2),),
             (spare * eta * g**2 / 2,),
         ),
     )
@@ -209,22 +209,18 @@ def envelope_steps() -> tuple[Step, ...]:
         Step(
             "m_N' <= N h: equal split has N d/dgamma (1 - e^{-gamma})^2 = 2 N q (1 - q), at most N/2",
             (
-                sympy.simplify(sympy.diff(n * mass**2, gamma) - 2 * n * mass * (1 - mass)),
-                sympy.expand(n / 2 - 2 * n * x * (1 - x) - n / 2 * (1 - 2 * x) ** 2),
+                (gap(sympy.Derivative(n * mass**2, gamma), 2 * n * mass * (1 - mass))),
+                (gap(n / 2 - 2 * n * x * (1 - x), n / 2 * (1 - 2 * x) ** 2)),
             ),
         ),
         Step(
             "the other candidate has m_N' = N 2 x (1 - x) with x = e^{-a} >= 1/2, a <= gamma, which is N h(a) <= N h(gamma)",
             # Lagrange: all samples share the slope h' = 2 x (1 - x) of (1 - e^{-c})^2, and sum c_i = N gamma
-            (
-                sympy.simplify(
-                    sympy.diff((1 - sympy.exp(-gamma)) ** 2, gamma).subs(gamma, -sympy.log(x)) - 2 * x * (1 - x)
-                ),
-            ),
+            (gap(sympy.diff((1 - sympy.exp(-gamma)) ** 2, gamma).subs(gamma, -sympy.log(x)), 2 * x * (1 - x)),),
         ),
         Step(
             "beta(E) >= (outer + slope / 2) h(E), as q >= h / 2: q - q (1 - q) = q^2, and 1/2 - 1/4 >= 0 beyond q = 1/2",
-            (sympy.expand(q - q * (1 - q) - q**2),),
+            (gap(q - q * (1 - q), q**2),),
             (q**2, y + S.Half - sympy.Rational(1, 4)),
         ),
         Step(
@@ -238,20 +234,20 @@ def envelope_steps() -> tuple[Step, ...]:
 def descent_steps() -> tuple[Step, ...]:
     """Theorem 1's links: the descent inequality at `eta <= 1/beta`, and the asymptotic rate from `m_N ~ N gamma^2`."""
     n, value = Symbol("N", positive=True), Symbol("gamma", positive=True)
-    series = sympy.limit(n * (1 - sympy.exp(-value)) ** 2 / value**2, value, 0)
+    series = sympy.Limit(n * (1 - sympy.exp(-value)) ** 2 / value**2, value, 0)
     t, slope, start = sympy.symbols("t a ell_0", positive=True)
     return (
         *sublevel_steps(),
         *envelope_steps(),
         Step(
             "m_N(gamma) / gamma^2 -> N as gamma -> 0 (equal split is the least there)",
-            (series - n,),
+            (gap(series, n),),
         ),
         Step(
             "ell_{t+1} <= ell_t - a ell_t^2 gives 1/ell_{t+1} >= 1/ell_t + a, hence limsup t ell_t <= 1 / a with a = (eta/2) lambda K / ((K-1) N)",
             (
-                sympy.simplify(1 / (start - slope * start**2) - 1 / start - slope / (1 - slope * start)),
-                sympy.limit(t / (1 / start + slope * t), t, sympy.oo) - 1 / slope,
+                (gap(1 / (start - slope * start**2) - 1 / start, slope / (1 - slope * start))),
+                gap(sympy.Limit(t / (1 / start + slope * t), t, sympy.oo), 1 / slope),
             ),
         ),
     )
@@ -270,11 +266,11 @@ def proportional_steps() -> tuple[Step, ...]:
         *envelope_steps(),
         Step(
             "(outer h + slope q) / ell -> 2 outer + slope = C as ell -> 0",
-            (sympy.limit(weight / value, value, 0) - 2 * outer - slope,),
+            (gap(sympy.Limit(weight / value, value, 0), (2 * outer + slope)),),
         ),
         Step(
             "(eta/2) lambda m(ell) / ell with eta = 1 / beta(ell) tends to lambda K / (2 (K-1) N C)",
-            (sympy.simplify(sympy.limit(removed, value, 0) - lam * k / (2 * (k - 1) * n * (2 * outer + slope))),),
+            (gap(sympy.Limit(removed, value, 0), lam * k / (2 * (k - 1) * n * (2 * outer + slope))),),
         ),
     )
 
@@ -349,31 +345,34 @@ def residual_steps() -> tuple[Step, ...]:
         Step(
             "along a step |dc_i| <= sqrt2 q_i |DF_i| |g| dtau = v q_i dtau, and the odds e^c - 1 = q e^c then grow at most at the rate v: by e^k while tau <= k / v",
             (
-                sympy.simplify(sympy.diff(odds, c) * rate * (1 - sympy.exp(-c)) - rate * odds),
-                sympy.diff(sympy.exp(rate * tau), tau) - rate * sympy.exp(rate * tau),
+                (gap(sympy.Derivative(odds, c) * rate * (1 - sympy.exp(-c)), rate * odds)),
+                gap(sympy.Derivative(sympy.exp(rate * tau), tau), rate * sympy.exp(rate * tau)),
             ),
         ),
         Step(
             "odds grown by e^k give q' = e^k q / (1 + (e^k - 1) q) <= e^k q",
             (
-                sympy.simplify(
-                    growth * q
-                    - growth * q / (1 + (growth - 1) * q)
-                    - growth * q**2 * (growth - 1) / (1 + (growth - 1) * q)
+                (
+                    gap(
+                        growth * q - growth * q / (1 + (growth - 1) * q),
+                        growth * q**2 * (growth - 1) / (1 + (growth - 1) * q),
+                    )
                 ),
             ),
         ),
         Step(
             "of all q_i with mean Q and largest x Q, equal others have the least sum of squares, N Q^2 S with S = (x^2 + (N-x)^2/(N-1))/N = 1 + (x-1)^2/(N-1)",
-            (sympy.simplify(spread - 1 - (x - 1) ** 2 / (n - 1)),),
+            (gap(spread - 1, (x - 1) ** 2 / (n - 1)),),
         ),
         Step(
             "removed part at eta = 1/beta, beta = C e^k x Q: (eta/2) D N Q^2 S / Q = D N S / (2 C e^k x); at eta = k / (sqrt2 |DF_i| |g|) and |g| >= Q sqrt(D N S): "
             "(eta/2) |g|^2 / Q >= k sqrt(D N S) / (2 sqrt2 |DF_i|)",
             (
-                sympy.simplify(
-                    lam * n * q**2 * y / (2 * curvature * growth * x * q) / q
-                    - lam * n * y / (2 * curvature * growth * x)
+                (
+                    gap(
+                        lam * n * q**2 * y / (2 * curvature * growth * x * q) / q,
+                        lam * n * y / (2 * curvature * growth * x),
+                    )
                 ),
             ),
         ),

@@ -12,7 +12,7 @@ from sympy import Expr, S, Symbol
 
 from theory import symbols
 from theory.atoms.softmax import softmax_constants
-from theory.bound import Assumption, Bound, Step
+from theory.bound import Assumption, Bound, Step, gap
 from theory.suprema import supremum
 
 gamma = Symbol("gamma", positive=True)
@@ -62,9 +62,9 @@ def _gradient_steps() -> tuple[Step, ...]:
         Step("grad c = p - e_y (checked for three classes)", zeros),
         Step(
             "sum_{k != y} p_k = q gives q^2/(K-1) <= sum p_k^2 (Cauchy-Schwarz) and sum p_k^2 <= q^2",
-            (sympy.expand((a + b) ** 2 - a**2 - b**2 - 2 * a * b),),
+            (gap((a + b) ** 2 - a**2 - b**2, 2 * a * b),),
         ),
-        Step("q^2 + q^2/(K-1) = K/(K-1) q^2", (sympy.simplify(q**2 + q**2 / (k - 1) - k / (k - 1) * q**2),)),
+        Step("q^2 + q^2/(K-1) = K/(K-1) q^2", ((gap(q**2 + q**2 / (k - 1), k / (k - 1) * q**2)),)),
     )
 
 
@@ -79,15 +79,15 @@ def _hessian_steps() -> tuple[Step, ...]:
     return (
         Step(
             "row of class k: p_k (1 - p_k) + sum over the others of p_k p_j = 2 p_k (1 - p_k) (Gershgorin)",
-            (sympy.expand(p * (1 - p) + p * rest - 2 * p * (1 - p)).subs(rest, 1 - p).expand(),),
+            ((sympy.expand(p * (1 - p) + p * rest - 2 * p * (1 - p)).subs(rest, 1 - p)),),
         ),
         Step(
             "2 p (1 - p) = 1/2 - (1 - 2 p)^2 / 2 <= 1/2",
-            (sympy.expand(2 * p * (1 - p) - S.Half + (1 - 2 * p) ** 2 / 2),),
+            (gap(2 * p * (1 - p) - S.Half, -((1 - 2 * p) ** 2 / 2)),),
         ),
         Step(
             "the label's row is 2 q (1 - q); a wrong class with p <= q <= 1/2 gives no more: q (1 - q) - p (1 - p) = (q - p) (1 - p - q) >= 0",
-            (sympy.expand(mass * (1 - mass) - one * (1 - one) - y * (y + z)),),
+            (gap(mass * (1 - mass) - one * (1 - one), y * (y + z)),),
             (y * (y + z),),
         ),
     )
@@ -101,19 +101,19 @@ def concavity_steps() -> tuple[Step, ...]:
     rising = 2 * (1 - e) * e
     s = Symbol("s", nonnegative=True)
     return (
-        Step("q'' = -e^{-c} <= 0", (sympy.diff(1 - e, c, 2) + e,), (e,)),
+        Step("q'' = -e^{-c} <= 0", (gap(sympy.Derivative(1 - e, c, 2), -(e)),), (e,)),
         Step(
             "h = 2 x (1 - x) with x = e^{-c} >= 1/2 has h'' = -2 x (4 x - 1) < 0",
-            (sympy.simplify(sympy.diff(rising, c, 2).subs(c, -sympy.log(x)) + 2 * x * (4 * x - 1)),),
+            (gap(sympy.diff(rising, c, 2).subs(c, -sympy.log(x)), -(2 * x * (4 * x - 1))),),
             # 4 x - 1 >= 0 where x = 1/2 + s
             ((2 * x * (4 * x - 1)).subs(x, S.Half + s).expand(),),
         ),
         Step(
             "at x = 1/2 the slope h' = -2 x (1 - 2 x) vanishes, beyond h = 1/2 is constant: h is concave on all of c >= 0",
             (
-                sympy.simplify(sympy.diff(rising, c).subs(c, -sympy.log(x)) + 2 * x * (1 - 2 * x)),
+                (gap(sympy.diff(rising, c).subs(c, -sympy.log(x)), -(2 * x * (1 - 2 * x)))),
                 (-2 * x * (1 - 2 * x)).subs(x, S.Half),
-                (2 * x * (1 - x)).subs(x, S.Half) - S.Half,
+                gap((2 * x * (1 - x)).subs(x, S.Half), S.Half),
             ),
         ),
         Step("Jensen: the mean of a concave function is at most its value at the mean"),
@@ -130,15 +130,15 @@ def split_steps() -> tuple[Step, ...]:
     return (
         Step(
             "h'(c) = 2 x (1 - x) with x = e^{-c}; it vanishes at c = 0, so no sample sits at 0 in a minimum",
-            (sympy.simplify(slope - 2 * x * (1 - x)),),
+            (gap(slope, 2 * x * (1 - x)),),
         ),
         Step(
             "h'(a) = h'(b) means x_a = x_b or x_a + x_b = 1",
-            (sympy.expand(x * (1 - x) - y * (1 - y) - (x - y) * (1 - x - y)),),
+            (gap(x * (1 - x) - y * (1 - y), (x - y) * (1 - x - y)),),
         ),
         Step(
             "h''(c) = 2 x (2 x - 1): concave for x < 1/2, so at most one sample lies there in a minimum",
-            (sympy.simplify(bend - 2 * x * (2 * x - 1)),),
+            (gap(bend, 2 * x * (2 * x - 1)),),
         ),
     )
 
@@ -172,7 +172,7 @@ def least_split_steps() -> tuple[Step, ...]:
         *split_steps(),
         Step(
             "second candidate with e^{-b} = t, e^{-a} = 1 - t: its value decreases in t up to 1/N, where it is least",
-            (sympy.expand(sympy.diff(second, t) - 2 * (n * t - 1)),),
+            (gap(sympy.Derivative(second, t), 2 * (n * t - 1)),),
         ),
         Step(
             "sup over s > 0 of log(1+s) - s is 0, so -(N-1) log(1-t) <= 1 for t <= 1/N, and t <= e^{1 - N gamma}",
@@ -316,10 +316,10 @@ class SquaredError(Cost):
         x, y, n = Symbol("x", real=True), Symbol("y", real=True), Symbol("N", positive=True)
         value = (x - y) ** 2 / (2 * n)
         return (
-            Step("Hessian of (x - y)^2 / (2 N) is 1 / N", (sympy.diff(value, x, 2) - 1 / n,)),
+            Step("Hessian of (x - y)^2 / (2 N) is 1 / N", (gap(sympy.Derivative(value, x, 2), 1 / n),)),
             Step(
                 "|grad|^2 = (2 / N) gamma, so smoothness and PL constants coincide",
-                (sympy.expand(sympy.diff(value, x) ** 2 - 2 / n * value),),
+                (gap(sympy.Derivative(value, x) ** 2, 2 / n * value),),
             ),
         )
 

@@ -24,7 +24,7 @@ from typing import Any
 import sympy
 from sympy import S, Symbol
 
-from theory.bound import Step
+from theory.bound import Step, gap
 from theory.costs import concavity_steps
 
 CHORD = (0.5, 2.0)
@@ -146,7 +146,7 @@ class SquaredErrorCurvature(Curvature):
         return (
             Step(
                 "|grad gamma| = |F - Y| / N = sqrt(2 ell / N)",
-                (sympy.simplify(residual / n - sympy.sqrt(2 * loss / n)),),
+                (gap(residual / n, sympy.sqrt(2 * loss / n)),),
             ),
             Step("the largest eigenvalue of a sum is at most the sum of the largest eigenvalues"),
         )
@@ -164,17 +164,17 @@ def chord_steps() -> tuple[Step, ...]:
     return (
         Step(
             "h / q = 2 (1 - q) lies in [1, 2] up to q = 1/2",
-            (sympy.expand(2 * q * (1 - q) / q - 2 * (1 - q)),),
+            (gap(2 * q * (1 - q) / q, 2 * (1 - q)),),
             # q = 1/2 - y
             (2 * y,),
         ),
         Step(
             "h / q = 1 / (2 q) lies in [1/2, 1] for q in [1/2, 1]",
-            ((1 / (2 * q)).subs(q, 1) - S.Half, (1 / (2 * q)).subs(q, S.Half) - 1),
+            (gap((1 / (2 * q)).subs(q, 1), S.Half), gap((1 / (2 * q)).subs(q, S.Half), 1)),
         ),
         Step(
             "the chord outer r + slope of the convex C_r meets it at r = 1/2 and r = 2",
-            ((outer / 2 + slope - half).expand(), (2 * outer + slope - two).expand()),
+            ((gap(outer / 2 + slope, half)), (gap(2 * outer + slope, two))),
         ),
         Step("slope >= 0, as C_two <= 4 C_half", (), (sympy.expand(slope.subs(half, quarter)),)),
     )

@@ -24,7 +24,7 @@ import flint
 import sympy
 from sympy import Symbol
 
-from theory.bound import Step
+from theory.bound import Step, gap
 from theory.convergence import Certificate, Recursion
 from theory.costs import CrossEntropy
 from theory.curvature import CrossEntropyCurvature, wrong_mass
@@ -50,33 +50,35 @@ def pass_steps() -> tuple[Step, ...]:
     return (
         Step(
             "|grad c_i| <= sqrt2 b q_i and dq_i = (1 - q_i) dc_i, so within a distance r of the start q_i grows at most by e^{sqrt2 b r}",
-            (sympy.diff(1 - sympy.exp(-c), c) - (1 - (1 - sympy.exp(-c))),),
+            (gap(sympy.Derivative(1 - sympy.exp(-c), c), (1 - (1 - sympy.exp(-c)))),),
         ),
         Step(
             "by induction over the batches the way is at most (h/N) sum_i sqrt2 b q_i e^k = k / (sqrt2 b) at h = k e^{-k} / (2 b^2 Q)",
-            (sympy.simplify(moved.subs(h, step) - distance),),
+            (gap(moved.subs(h, step), distance),),
         ),
         Step(
             "a batch's gradient moves by at most its Hessian, mean over the batch of C q_i e^k, times that way: in all h C Q e^k k / (sqrt2 b), "
             "which is at most the part e of h |grad ell|, as |grad ell| >= sqrt d Q",
             (
-                sympy.simplify(
-                    error / (h * sympy.sqrt(d) * mass)
-                    - curvature * k * sympy.exp(k) / (sympy.sqrt(2) * b * sympy.sqrt(d))
+                (
+                    gap(
+                        error / (h * sympy.sqrt(d) * mass),
+                        curvature * k * sympy.exp(k) / (sympy.sqrt(2) * b * sympy.sqrt(d)),
+                    )
                 ),
             ),
         ),
         Step(
             "on the way from start to end of the pass h |hess ell| <= h C Q e^k = C k / (2 b^2)",
-            (sympy.simplify(omega.subs(h, step) - curvature * k / (2 * b**2)),),
+            (gap(omega.subs(h, step), curvature * k / (2 * b**2)),),
         ),
         Step(
             "-<g, v> + |v|^2 / 2 = (|v - g|^2 - |g|^2) / 2 <= -(1 - e^2) |g|^2 / 2, v the mean of the gradients taken, |v - g| <= e |g|",
-            (sympy.expand(-g * v + v**2 / 2 - ((v - g) ** 2 - g**2) / 2),),
+            (gap(-g * v + v**2 / 2, ((v - g) ** 2 - g**2) / 2),),
         ),
         Step(
             "with h |hess ell| = 1 - s, s >= 0, the Hessian's term is (1 - s) |v|^2 / 2, smaller still",
-            (sympy.expand(v**2 / 2 - (1 - s) * v**2 / 2 - s * v**2 / 2),),
+            (gap(v**2 / 2 - (1 - s) * v**2 / 2, s * v**2 / 2),),
             (s * v**2 / 2,),
         ),
     )

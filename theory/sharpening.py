@@ -15,7 +15,7 @@ import flint
 import sympy
 from sympy import Symbol
 
-from theory.bound import Step
+from theory.bound import Step, gap
 from theory.compose import leaves
 from theory.convergence import PROPORTIONAL, Certificate
 from theory.costs import CrossEntropy
@@ -54,19 +54,15 @@ def plain_steps() -> tuple[Step, ...]:
     return (
         Step(
             "q = 1 - e^{-c} <= c: equal at 0, and (c - q)' = 1 - e^{-c} >= 0",
-            (sympy.simplify(slope - 1 + sympy.exp(-c)), (c - 1 + sympy.exp(-c)).subs(c, 0)),
+            ((gap(slope - 1, -(sympy.exp(-c)))), (c - 1 + sympy.exp(-c)).subs(c, 0)),
         ),
         Step(
             "|phi'| <= |grad ell| G phi along the step, so phi <= ell_t e^{tau G |grad ell|} <= ell_t e^{s G^2} for tau <= s / ell_t (Gronwall)",
-            (sympy.diff(grown, tau) - g * grown,),
+            (gap(sympy.Derivative(grown, tau), g * grown),),
         ),
         Step(
             "s C e^{s G^2} = 1 at s = W(G^2 / C) / G^2, W the inverse of x e^x",
-            (
-                sympy.simplify(
-                    s * curvature * sympy.exp(s * g**2) - (s * g**2) * sympy.exp(s * g**2) * curvature / g**2
-                ),
-            ),
+            (gap(s * curvature * sympy.exp(s * g**2), (s * g**2) * sympy.exp(s * g**2) * curvature / g**2),),
         ),
     )
 

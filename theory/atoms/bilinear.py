@@ -28,7 +28,7 @@ def _gram_steps() -> tuple[Step, ...]:
     return (
         Step(
             "|dA X|^2 = vec(dA)^T (I (x) X X^T) vec(dA)",
-            (sympy.expand(sum(e**2 for e in image) - (vector.T * gram * vector)[0]),),
+            ((sum(e**2 for e in image) - (vector.T * gram * vector)[0]),),
         ),
     )
 
@@ -38,7 +38,7 @@ def _mixed_step() -> Step:
     u, v = sympy.symbols("u:3"), sympy.symbols("v:3")
     lagrange = sum(a * a for a in u) * sum(b * b for b in v) - sum(a * b for a, b in zip(u, v, strict=True)) ** 2
     squares = sum((u[i] * v[j] - u[j] * v[i]) ** 2 for i in range(3) for j in range(i + 1, 3))
-    return Step("|u|^2 |v|^2 - (u . v)^2 = sum_{i<j} (u_i v_j - u_j v_i)^2 >= 0", (sympy.expand(lagrange - squares),))
+    return Step("|u|^2 |v|^2 - (u . v)^2 = sum_{i<j} (u_i v_j - u_j v_i)^2 >= 0", ((lagrange - squares),))
 
 
 GRAM_STEPS = _gram_steps()

@@ -112,7 +112,7 @@ class Centre(FixedLinear):
         n = sympy.Symbol("n", positive=True)
         return (
             Step("E = 1 1^T / n is a projection: (1^T 1) / n^2 = 1 / n", (n / n**2 - 1 / n,)),
-            Step("S = I - E is symmetric and idempotent, so S S^T = I - E", (sympy.expand(reduced - (1 - e)),)),
+            Step("S = I - E is symmetric and idempotent, so S S^T = I - E", ((reduced - (1 - e)),)),
         )
 
     def assumptions(self, shape: Shape) -> tuple[Assumption, ...]:

@@ -71,7 +71,7 @@ def radial_beyond(order: int) -> tuple[Expr, tuple[Step, ...]]:
     scaled = sympy.cancel(squared / (1 - _RHO) ** order)
     top = supremum_on_unit_square(sympy.expand(scaled), _X, _RHO)
     claim = f"|D^{order} R[v, .., v]|^2 = ({scaled}) / q^{order} with q = eps + |u|^2 = eps / (1 - rho_r)"
-    return sympy.sqrt(top.value), (Step(claim, (sympy.expand(scaled * (1 - _RHO) ** order - squared),)),)
+    return sympy.sqrt(top.value), (Step(claim, ((scaled * (1 - _RHO) ** order - squared),)),)
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +107,7 @@ def radial_constants() -> RadialConstants:
         Step(f"|D^2R[v,v]|^2 = ({second}) / eps^2; a symmetric bilinear map attains its norm at equal arguments"),
         Step(
             f"at fixed |u| the least singular value is the radial one: the squared gap {gap} >= 0",
-            (sympy.simplify(gap - rho * (1 - rho) * (2 - rho) / eps),),
+            ((gap - rho * (1 - rho) * (2 - rho) / eps),),
         ),
     )
     return RadialConstants(

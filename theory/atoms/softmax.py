@@ -117,14 +117,14 @@ def cumulant_constants() -> CumulantConstants:
             "largest with g constant off A and at the ends of its interval on A. Where the interval can be placed freely (y <= 1/2) that is "
             "p (1-p) (1/4 + (1-2p) y^2); else the constant is its lower end, and p (1-p) (y - 2 p y^2) with 1/2 <= y <= 1",
             (
-                sympy.expand(p * (1 - p) * ((1 - p) ** 2 * y**2 + (1 - y) * y - p**2 * y**2) - inside),
-                sympy.expand(p * (1 - p) * (quarter + (1 - 2 * p) * quarter) - p * (1 - p) ** 2 / 2),
+                (p * (1 - p) * ((1 - p) ** 2 * y**2 + (1 - y) * y - p**2 * y**2) - inside),
+                (p * (1 - p) * (quarter + (1 - 2 * p) * quarter) - p * (1 - p) ** 2 / 2),
             ),
         ),
         Step("the largest of these cases is that of two points, the skewness", (sympy.Max(*cases) - third,)),
         Step("|k(f, g, h)| <= (E|f - Ef|^3 E|g - Eg|^3 E|h - Eh|^3)^(1/3) (Hoelder), each convex, so largest at two points"),
         Step("k(f, g, g, g) = E (f - Ef) ((g - Eg)^3 - 3 v (g - Eg)) <= std f sqrt(E psi), psi = Y (Y - 3v)^2, Y = (g - Eg)^2, EY = v"),
-        Step("|g - Eg| <= b <= 1 gives v <= b (1-b); where b^2 <= 4v: psi <= 4 v^3", (sympy.expand(4 * v**3 - psi - (4 * v - y) * (y - v) ** 2),)),
+        Step("|g - Eg| <= b <= 1 gives v <= b (1-b); where b^2 <= 4v: psi <= 4 v^3", ((4 * v**3 - psi - (4 * v - y) * (y - v) ** 2),)),
         Step("else psi <= Y max(9 v^2, (b^2 - 3v)^2) with v <= min(b^2/4, b - b^2): not larger", (sympy.Max(near, far) - near,)),
     )  # fmt: skip
     return CumulantConstants(second, third, third_mixed, sympy.sqrt(second * near), steps)
@@ -205,6 +205,6 @@ def _log_softmax_steps() -> tuple[Step, ...]:
     return (
         Step(
             "d |v|^2 - sum_k (v_k - v_y)^2 = (sum v)^2 + sum_{k<l, not y} (v_k - v_l)^2 >= 0 (three classes)",
-            (sympy.expand(gap - (a + b + c) ** 2 - (b - c) ** 2),),
+            ((gap - (a + b + c) ** 2 - (b - c) ** 2),),
         ),
     )
