@@ -56,7 +56,7 @@ class Hypothesis:
     member: Network | None = None
     quantity: str = ""
     shape: Shape | None = None
-    before: Chain = Chain(())
+    before: tuple[Network, ...] = ()
 
     @property
     def needs(self) -> str:
@@ -151,7 +151,7 @@ def hypotheses(landscape: Landscape) -> tuple[Hypothesis, ...]:
             for name in ("input_jacobian_norm", "param_jacobian_norm", "input_input", "input_param", "param_param"):
                 found.append(Hypothesis(where, f"{name} is bounded", getattr(record, name)))
         found[start:] = [
-            replace(h, member=member, quantity=h.bound.quantity, shape=known.shape, before=Chain(before))
+            replace(h, member=member, quantity=h.bound.quantity, shape=known.shape, before=before)
             for h in found[start:]
         ]
         known, before = here.output, (*before, member)

@@ -16,7 +16,7 @@ from theory.convergence import Certificate, certify, descent_steps, hypotheses
 from theory.costs import CrossEntropy, SquaredError, exact_least_split
 from theory.evaluate import evaluate, exact_ball
 from theory.landscape import landscape
-from theory.network import substitute
+from theory.network import Chain, substitute
 from theory.records import LOWER, QUANTITIES, Shape
 from theory.spec import parse
 
@@ -216,10 +216,10 @@ def test_a_hypothesis_of_a_layer_knows_the_layer_its_quantity_and_what_stands_be
         if item.member is None:
             assert (item.quantity, item.shape) == ("", None)
             continue
-        number = len(item.before.members)
+        number = len(item.before)
         assert item.member == whole.members[number]  # type: ignore[union-attr]
         assert f"layer {number + 1}, " in item.name
-        assert item.shape == item.before.output_shape(Shape(S(WIDTH), S(SAMPLES)))
+        assert item.shape == Chain(item.before).output_shape(Shape(S(WIDTH), S(SAMPLES)))
         assert item.quantity in QUANTITIES
         assert (item.quantity in LOWER) == (item.needs == "positive")
     of_layers = [item.quantity for item in found if item.member is not None]
