@@ -317,6 +317,8 @@ def _zero(task: _Task) -> Exhibit:
         if good:
             plainest = [g for g in good if g[0].label == good[0][0].label]
             ray, values = min(plainest, key=lambda g: float(g[1][-1]))
+            if float(values[0]) <= (ROUNDING * reference) ** power:  # the scale has nothing to do with it
+                ray, values = Ray("a single network", (), ray.theta[:1], ray.X[:1]), values[:1]
             return task.exhibit("zero", ray, values, note)
         for ray, spectrum in zip(found, spectra, strict=True):
             candidate = (spectrum[:, -1] ** power).nan_to_num(nan=math.inf)

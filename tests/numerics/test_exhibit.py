@@ -212,6 +212,12 @@ def test_more_outputs_than_parameters_or_inputs_leave_nothing() -> None:
     assert show("tanh", "tangent_kernel_lambda_min").kind == "zero"
 
 
+def test_where_nothing_has_to_be_scaled_a_single_network_is_shown() -> None:
+    found = show("affine(4)", "tangent_kernel_lambda_min")  # on an input that is free: X = 0
+    assert (found.label, found.scales, len(found.values)) == ("a single network", (), 1)
+    assert float(torch.linalg.svdvals(found.X[0])[-1]) < 1e-12
+
+
 # Nothing is exhibited that is not there
 
 
