@@ -17,7 +17,7 @@ Every hypothesis is an entry of the certificate with its value; one that fails i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -43,6 +43,7 @@ from theory.evaluate import (
 )
 from theory.landscape import Enclosures, Landscape, data_features
 from theory.network import Chain, Network, Repeat
+from theory.records import Shape
 from theory.spec import describe
 
 
@@ -54,11 +55,18 @@ class Hypothesis:
         name: short name by which a failure is reported.
         statement: the condition in words.
         bound: what decides.
+        member, quantity, shape: the part of the network it speaks of, which of its quantities, and the shape of that part's input;
+            None and empty for a hypothesis of the data, the labels or the domain.
+        before: the members in front of that part (of the first layer: without parameters).
     """
 
     name: str
     statement: str
     bound: Bound
+    member: Network | None = None
+    quantity: str = ""
+    shape: Shape | None = None
+    before: tuple[Network, ...] = ()
 
     @property
     def needs(self) -> str:
@@ -131,12 +139,13 @@ def hypotheses(landscape: Landscape) -> tuple[Hypothesis, ...]:
     ]
     known = data_features(landscape.features, landscape.samples)
     first = True
+    before: tuple[Network, ...] = ()
     for number, member in enumerate(_members(landscape.network), start=1):
-        here = derive(member, known, landscape.domain)
+        here, start = derive(member, known, landscape.domain), len(found)
         where = f"layer {number}, {describe(member)}"
         if first and any(leaf.has_parameters for leaf in leaves(here.tree)):
             first = False
-            kernel = regularity(here.tree).lambda_min
+            kernel = regularity(here.tree).lambda_min.named("tangent_kernel_lambda_min")
             found.append(
                 Hypothesis(f"first layer: {where}", "its tangent kernel is positive definite on the data", kernel)
             )
@@ -150,10 +159,14 @@ def hypotheses(landscape: Landscape) -> tuple[Hypothesis, ...]:
                 if isinstance(here.tree, Parallel)
                 else "least singular value s > 0"
             )
-            found.append(Hypothesis(where, statement, low.sigma_min))
+            found.append(Hypothesis(where, statement, low.sigma_min.named("input_jacobian_sigma_min")))
             for name in ("input_jacobian_norm", "param_jacobian_norm", "input_input", "input_param", "param_param"):
                 found.append(Hypothesis(where, f"{name} is bounded", getattr(record, name)))
-        known = here.output
+        found[start:] = [
+            replace(h, member=member, quantity=h.bound.quantity, shape=known.shape, before=before)
+            for h in found[start:]
+        ]
+        known, before = here.output, (*before, member)
     if first:
         zero = Bound.lower(0, quantity="tangent_kernel_lambda_min", source="no parameters")
         found.append(Hypothesis("parameters", "the network has parameters", zero))

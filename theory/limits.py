@@ -102,7 +102,7 @@ def _eventually(expression: Expr, L: Symbol) -> Expr:
 def _eventual_case(cases: Piecewise, L: Symbol) -> Expr:
     """The case whose condition holds for all large `L`."""
     for value, condition in cases.args:
-        if condition == True or _holds_eventually(condition, L):
+        if condition == True or _holds_eventually(condition, L):  # noqa: E712  (SymPy's own truth value)
             return _eventually(value, L)
     raise _Undecided
 

@@ -13,11 +13,12 @@ from sympy import S
 
 from theory import symbols
 from theory.atoms.base import Domain
-from theory.convergence import Certificate, certify, descent_steps
+from theory.convergence import Certificate, certify, descent_steps, hypotheses
 from theory.costs import CrossEntropy, SquaredError, exact_least_split
 from theory.evaluate import evaluate, exact_ball
 from theory.landscape import landscape
-from theory.network import substitute
+from theory.network import Chain, substitute
+from theory.records import LOWER, QUANTITIES, Shape
 from theory.spec import parse
 
 WIDTH, SAMPLES, CLASSES = 4, 3, 2
@@ -220,3 +221,24 @@ def test_impossible_data_are_refused_by_name(values: dict) -> None:
 def test_an_envelope_starts_at_a_loss(start: float) -> None:
     with pytest.raises(ValueError, match="start"):
         certificate("affine(2), crop(2)").envelope(start, 2)
+
+
+def test_a_hypothesis_of_a_layer_knows_the_layer_its_quantity_and_what_stands_before() -> None:
+    spec = "tanh, affine(4), residual(tanh, affine(4), scale(1/2)), stacked(chain(), tanh), crop(2)"
+    found = hypotheses(landscape(parse(spec), S(WIDTH), S(SAMPLES)))
+    whole = parse(spec)
+    for item in found:
+        if item.member is None:
+            assert (item.quantity, item.shape) == ("", None)
+            continue
+        number = len(item.before)
+        assert item.member == whole.members[number]  # type: ignore[union-attr]
+        assert f"layer {number + 1}, " in item.name
+        assert item.shape == Chain(item.before).output_shape(Shape(S(WIDTH), S(SAMPLES)))
+        assert item.quantity in QUANTITIES
+        assert (item.quantity in LOWER) == (item.needs == "positive")
+    of_layers = [item.quantity for item in found if item.member is not None]
+    # three of the first layer, six of each of the three that follow
+    assert of_layers[:3] == ["tangent_kernel_lambda_min", "param_jacobian_norm", "param_param"]
+    assert set(of_layers[3:]) == set(QUANTITIES) - {"tangent_kernel_lambda_min"}
+    assert len(of_layers) == 3 + 3 * 6
