@@ -28,6 +28,7 @@ from numerics.converge import (
     stage_rows,
 )
 from numerics.datasets import Data, digits
+from numerics.exhibit import exhibits
 from numerics.preparation import random_features, whitened
 from numerics.query import network_from
 from numerics.report import certificate_table, hypotheses_table, rows_table, write_atomically
@@ -77,8 +78,28 @@ def _tables(problem: Problem, outcomes: list[Outcome], found: tuple[Stage, ...])
     }
 
 
+def _check_numbers(problem: Problem) -> None:
+    """Refuse a spec with symbols, before anything is certified."""
+    try:
+        _ = problem.objective
+    except ValueError as error:
+        if "has no value" not in str(error):
+            raise
+        raise ValueError(
+            f"{problem.settings.spec}: {str(error).split(': pass')[0]}; write numbers, for example eps=1 or scale(1/32)"
+        ) from None
+
+
 def _refuse(problem: Problem, console: Console) -> None:
-    console.print(hypotheses_table(problem.certificate.checked))
+    """Every hypothesis with its value, and for each that fails a network on which its constant is seen to be zero or to grow.
+
+    Raises:
+        ValueError: naming the first hypothesis that fails.
+    """
+    checked = problem.certificate.checked
+    console.print(hypotheses_table(checked))
+    for reason in exhibits(problem.landscape, checked, problem.values):
+        console.print(f"exhibited: {reason}", highlight=False, soft_wrap=True)
     failing = problem.certificate.failing[0]
     raise ValueError(f"{problem.settings.spec} is not certified: {failing}")
 
@@ -127,6 +148,7 @@ def command(
     chosen = devices.choose(device)  # type: ignore[arg-type]
     problem = Problem.of(text, found, chosen, cost=COSTS[cost], starts=starts, seed=seed, batches=batches)
     stderr, stdout = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 180)
+    _check_numbers(problem)
     with stderr.status("certifying"):
         certified = problem.certificate.recursion is not None
     if not certified:

@@ -87,7 +87,8 @@ class Hypothesis:
         except ValueError as error:
             return CheckedHypothesis(self, None, False, str(error))
         holds = bool(ball.is_finite()) if self.needs == "finite" else bool(ball > 0)
-        value = upper_float(ball) if self.needs == "finite" else lower_float(ball)
+        # adding zero turns -0.0 into 0.0
+        value = upper_float(ball) if self.needs == "finite" else lower_float(ball) + 0.0
         return CheckedHypothesis(self, value, holds, "")
 
 
