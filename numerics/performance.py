@@ -2,7 +2,7 @@
 
 A certificate of this project uses of a landscape its smoothness constant `beta` and its constant `mu` in `|grad ell|^2 >= 2 mu (ell - inf ell)`,
 and gets by the descent lemma the factor `1 - mu eta (2 - beta eta)` a step. PEPit (Goujaud et al. 2024, arXiv 2201.04040) searches the whole
-class of such functions by semidefinite programming, so the two numbers together say how much of the rate the descent lemma gives away.
+class of such functions by semidefinite programming, so the two numbers together say how much the descent lemma gives away at least.
 
 PEPit is an optional extra: `pip install "depthbound[pep]"`.
 """
