@@ -31,9 +31,9 @@ def worst_case_rate(smoothness: float, pl_constant: float, step_size: float, ste
     `|grad ell|^2 >= 2 mu (ell - inf ell)`, with the infimum attained. The iteration is `theta_{t+1} = theta_t - eta grad ell(theta_t)`.
 
     Under squared error `|F - Y|^2 / (2 N)` a tangent kernel of least eigenvalue `lambda` gives `mu = lambda / N`: the certificates of this
-    project say `|grad ell|^2 >= 2 (lambda / N) ell`. Their `beta` holds on a sublevel set or on a ball, which is all that the descent lemma
-    needs; the class here is smooth everywhere. The value is therefore a comparison within the class, and certifies no landscape whose
-    `beta` is local.
+    project say `|grad ell|^2 >= 2 (lambda / N) ell`. Their `beta` holds on a sublevel set or on a ball, and by the route "centre" of
+    `numerics.certify` bounds the Hessian from above only, which is all that the descent lemma needs; the class here is smooth on the whole
+    space and from both sides. The value is therefore a comparison within the class, and certifies no landscape whose `beta` says less.
 
     No conditions are known that are both necessary and sufficient for values and gradients to belong to a function of this class. The
     strongest necessary ones that PEPit offers are used (Rubbens, Hendrickx and Taylor 2025, arXiv 2504.14377, Proposition 3.4), so the value
