@@ -99,9 +99,7 @@ def main() -> None:
         batched.append(networks * given.steps / seconds(lambda: run.run(given.steps), device))
         work = lambda: [plain_steps(m, there.X, there.labels, recursion, given.steps) for m in models]  # noqa: E731
         plain.append(len(models) * given.steps / seconds(work, device))
-    print(
-        f"{devices.describe(device)}; width {WIDTH}, depth {DEPTH}, {SAMPLES} samples, {networks} networks, {loops} batches of 32"
-    )
+    print(f"{devices.describe(device)}; width {WIDTH}, depth {DEPTH}, {SAMPLES} samples, {networks} networks")
     ratio = statistics.median(b / p for b, p in zip(batched, plain, strict=True))
     print(
         f"batched {statistics.median(batched):,.0f} network-steps/s; plain loop {statistics.median(plain):,.0f}; ratio {ratio:.1f}"

@@ -207,6 +207,8 @@ def descend(
     if found is None:
         theta, labels = problem.starts(rule)
         run = problem.descent(rule, theta)
+        # the search for starts is not repeated when the run is interrupted
+        save(folder, problem, run, labels)
     else:
         run, labels = found
     saved = time.monotonic()

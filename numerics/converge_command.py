@@ -31,12 +31,14 @@ from numerics.datasets import Data, digits
 from numerics.exhibit import exhibits
 from numerics.preparation import random_features, whitened
 from numerics.query import network_from
+from numerics.realise import realise
 from numerics.report import certificate_table, hypotheses_table, rows_table, write_atomically
 from theory import latex
 from theory.convergence import RULES
 from theory.costs import CrossEntropy, SquaredError
+from theory.records import Shape
 from theory.sharpening import Stage
-from theory.spec import describe
+from theory.spec import describe, parse
 
 COSTS = {"cross-entropy": CrossEntropy.name, "squared-error": SquaredError.name}
 INTERRUPTED = 130
@@ -78,16 +80,21 @@ def _tables(problem: Problem, outcomes: list[Outcome], found: tuple[Stage, ...])
     }
 
 
-def _check_numbers(problem: Problem) -> None:
-    """Refuse a spec with symbols, before anything is certified."""
+def _check(problem: Problem) -> None:
+    """Refuse a spec with symbols, or with fewer outputs than classes, before anything is certified."""
+    network = parse(problem.settings.spec)
     try:
-        _ = problem.objective
+        realisation = realise(network, Shape(problem.data.features, problem.data.samples))  # type: ignore[arg-type]
     except ValueError as error:
-        if "has no value" not in str(error):
+        if "has no value" not in str(error) and "is symbolic" not in str(error):
             raise
+        what = str(error).split(": pass")[0].split(": give")[0]
+        raise ValueError(f"{problem.settings.spec}: {what}; write numbers, for example eps=1 or scale(1/32)") from None
+    outputs, classes = realisation.output_shape[0], problem.data.classes
+    if outputs < classes:
         raise ValueError(
-            f"{problem.settings.spec}: {str(error).split(': pass')[0]}; write numbers, for example eps=1 or scale(1/32)"
-        ) from None
+            f"{problem.settings.spec} has {outputs} outputs for {classes} classes: end it with crop({classes})"
+        )
 
 
 def _refuse(problem: Problem, console: Console) -> None:
@@ -148,7 +155,7 @@ def command(
     chosen = devices.choose(device)  # type: ignore[arg-type]
     problem = Problem.of(text, found, chosen, cost=COSTS[cost], starts=starts, seed=seed, batches=batches)
     stderr, stdout = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 180)
-    _check_numbers(problem)
+    _check(problem)
     with stderr.status("certifying"):
         certified = problem.certificate.recursion is not None
     if not certified:
