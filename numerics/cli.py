@@ -241,6 +241,7 @@ def _bounds_tables(found: query.Answer) -> list[RenderableType]:
     parts: list[RenderableType] = [
         report.bounds_table(found.rows, found.values, title),
         report.hypotheses_table(found.checked),
+        *map(str, found.sufficient()),
     ]
     if found.certificate is None:
         return [

@@ -17,17 +17,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from numerics.compare import Comparison
+from numerics.compare import ALLOWANCE, Comparison
 from numerics.datasets import Data
 from numerics.descent import Descent, Records, Trajectory
 from numerics.factors import Factor, factors
 from numerics.family import data_values
 from numerics.loss import Objective
+from numerics.measure import tangent_kernel_lambda_min
 from numerics.passes import PassDescent, batches_of
 from numerics.realise import realise
 from numerics.report import to_json, write_atomically
 from numerics.starts import adversarial, spread
-from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, Certificate, certify
+from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, Certificate, Recursion, certify
 from theory.costs import CrossEntropy, SquaredError
 from theory.evaluate import Values
 from theory.landscape import Landscape, landscape
@@ -108,6 +109,16 @@ class Problem:
     def certificate(self) -> Certificate:
         return certify(self.landscape, self.values)
 
+    @property
+    def recursion(self) -> Recursion:
+        """The certified recursion; for a network that is not certified, but whose derivatives are bounded, that of the run's own proof.
+
+        Raises:
+            ValueError: naming the first hypothesis that fails, where not even that is known.
+        """
+        certificate = self.certificate
+        return certificate.recursion or certificate.ledger or certificate.required()
+
     @cached_property
     def pass_certificate(self) -> PassCertificate:
         return certify_passes(self.landscape, self.certificate)
@@ -136,33 +147,66 @@ class Problem:
         # the search begins at some of the others, of all sizes
         chosen = torch.linspace(0, len(theta) - 1, searched).round().long().to(self.device)
         against = PROPORTIONAL if rule == PASSES else rule
-        found = adversarial(self.objective, self.certificate.required(), theta[chosen], against, seed=seed)
+        found = adversarial(self.objective, self.recursion, theta[chosen], against, seed=seed)
         names = tuple(f"adversarial, {labels[i].split(', ')[1]}" for i in chosen.tolist())
         return torch.cat([theta, found]), (*labels, *names)
 
     def descent(self, rule: str, theta: Tensor, records: Records | None = None) -> Descent | PassDescent:
         """Gradient descent by a rule, from starts or from where it was."""
         if rule != PASSES:
-            return Descent(self.objective, self.certificate.required(), theta, rule, records)
+            return Descent(self.objective, self.recursion, theta, rule, records)
         network, x = parse(self.settings.spec), self.data.X.to(self.device)
         batches = batches_of(network, x, self.targets, self.settings.batches)
         return PassDescent(self.objective, batches, self.pass_certificate, theta, self.settings.seed, records)
+
+
+KERNELS, OUTPUTS = 8, 1024
+"""Networks of a run whose tangent kernels are measured along it, and the largest number of outputs (classes times samples) at which they are."""
+CHECKPOINTS = tuple(25 * 2**k for k in range(20))
+"""Steps after which they are measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """`lambda_min(DF DF^T)` measured along a run: the steps `(M,)` and the values `(M, networks)`."""
+
+    steps: Tensor
+    values: Tensor
+
+    @classmethod
+    def none(cls) -> Kernels:
+        return cls(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.float64))
+
+    def and_at(self, step: int, problem: Problem, theta: Tensor) -> Kernels:
+        """These, and those of the first networks at a further step; none where the kernels are too large to be decomposed again and again."""
+        if math.prod(problem.objective.realisation.output_shape) > OUTPUTS:
+            return self
+        found = tangent_kernel_lambda_min(problem.objective.realisation, theta[:KERNELS], problem.objective.x)
+        values = found.value.detach().cpu()[None]
+        return Kernels(
+            torch.cat([self.steps, torch.tensor([step])]),
+            torch.cat([self.values, values]) if len(self.steps) else values,
+        )
 
 
 def state_file(folder: Path, rule: str) -> Path:
     return folder / f"state-{rule}.safetensors"
 
 
-def save(folder: Path, problem: Problem, run: Descent | PassDescent, labels: tuple[str, ...]) -> None:
-    """Points and records of a run, atomically."""
+def save(
+    folder: Path, problem: Problem, run: Descent | PassDescent, labels: tuple[str, ...], kernels: Kernels | None = None
+) -> None:
+    """Points, records and measured kernels of a run, atomically."""
     theta, records = run.done
+    kernels = kernels or Kernels.none()
     tensors = {"theta": theta, "losses": records.losses, "steps": records.steps, "removed": records.removed}
+    tensors |= {"kernel_steps": kernels.steps, "kernels": kernels.values}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"settings": json.dumps(asdict(problem.settings)), "labels": json.dumps(labels)}
     write_atomically(state_file(folder, run.rule), safetensors.torch.save(tensors, metadata=metadata))
 
 
-def resume(folder: Path, problem: Problem, rule: str) -> tuple[Descent | PassDescent, tuple[str, ...]] | None:
+def resume(folder: Path, problem: Problem, rule: str) -> tuple[Descent | PassDescent, tuple[str, ...], Kernels] | None:
     """The saved run of a rule, None where there is none.
 
     Raises:
@@ -177,7 +221,7 @@ def resume(folder: Path, problem: Problem, rule: str) -> tuple[Descent | PassDes
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         known, labels = json.loads(metadata["settings"]), tuple(json.loads(metadata["labels"]))
         records = Records(tensors["losses"], tensors["steps"], tensors["removed"])
-        theta = tensors["theta"].to(problem.device)
+        theta, kernels = tensors["theta"].to(problem.device), Kernels(tensors["kernel_steps"], tensors["kernels"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a saved run ({error}): delete it, or give another --out") from None
     ours = asdict(problem.settings)
@@ -186,7 +230,7 @@ def resume(folder: Path, problem: Problem, rule: str) -> tuple[Descent | PassDes
             raise ValueError(
                 f"{folder} holds a run with {name} = {known.get(name)!r}, not {value!r}: give another --out, or --fresh to begin again"
             )
-    return problem.descent(rule, theta, records), labels
+    return problem.descent(rule, theta, records), labels, kernels
 
 
 def descend(
@@ -197,8 +241,11 @@ def descend(
     *,
     fresh: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Trajectory:
+) -> tuple[Trajectory, Kernels]:
     """Run a rule for `steps` steps in all, continuing what the folder holds; the state is saved every few seconds, and when interrupted.
+
+    Returns:
+        The trajectory, and the tangent kernels measured along it.
 
     Raises:
         ValueError: the folder holds a run of other settings.
@@ -206,19 +253,21 @@ def descend(
     found = None if fresh else resume(folder, problem, rule)
     if found is None:
         theta, labels = problem.starts(rule)
-        run = problem.descent(rule, theta)
+        run, kernels = problem.descent(rule, theta), Kernels.none().and_at(0, problem, theta)
         # the search for starts is not repeated when the run is interrupted
-        save(folder, problem, run, labels)
+        save(folder, problem, run, labels, kernels)
     else:
-        run, labels = found
+        run, labels, kernels = found
     saved = time.monotonic()
 
     def told(taken: int) -> None:
-        nonlocal saved
+        nonlocal saved, kernels
+        if taken in CHECKPOINTS and taken not in kernels.steps:
+            kernels = kernels.and_at(taken, problem, run.done[0])
         if progress is not None:
             progress(taken)
         if time.monotonic() - saved > SAVED_EVERY:
-            save(folder, problem, run, labels)
+            save(folder, problem, run, labels, kernels)
             saved = time.monotonic()
 
     if progress is not None:
@@ -226,8 +275,8 @@ def descend(
     try:
         run.run(max(0, steps - run.taken), told)
     finally:
-        save(folder, problem, run, labels)
-    return run.trajectory(labels).until(steps)
+        save(folder, problem, run, labels, kernels)
+    return run.trajectory(labels).until(steps), kernels
 
 
 @dataclass(frozen=True)
@@ -245,6 +294,7 @@ class Outcome:
         limsup: Theorem 1's bound of `limsup t ell_t` and the largest `T ell_T`; None for other rules.
         seconds: time taken.
         factors: between certified and observed decrease, at the end of the run.
+        kernels: `(step, least, median)` of `lambda_min(DF DF^T)` measured along the run, over at most eight networks.
     """
 
     rule: str
@@ -258,10 +308,11 @@ class Outcome:
     limsup: tuple[float, float] | None
     seconds: float
     factors: tuple[Factor, ...]
+    kernels: tuple[tuple[int, float, float], ...]
 
 
-def judged(problem: Problem, run: Trajectory, seconds: float) -> Outcome:
-    """A trajectory beside its certificate."""
+def judged(problem: Problem, run: Trajectory, kernels: Kernels, seconds: float) -> Outcome:
+    """A trajectory and the kernels measured along it beside their certificate; a kernel below the certified `lambda` is a violation."""
     certificate, settings = problem.certificate, problem.settings
     steps = len(run.steps)
     half = steps // 2
@@ -275,6 +326,8 @@ def judged(problem: Problem, run: Trajectory, seconds: float) -> Outcome:
         POSTERIORI: certificate.measured_rate,
     }.get(run.rule)
     tightness = run.tightness if steps else 1.0
+    measured = [(int(t), float(v.min()), float(v.median())) for t, v in zip(kernels.steps, kernels.values, strict=True)]
+    low = [t for t, least, _ in measured if not least >= problem.recursion.lambda_min * (1 - ALLOWANCE)]
     row = Comparison(
         check="descent",
         paper="A",
@@ -286,12 +339,12 @@ def judged(problem: Problem, run: Trajectory, seconds: float) -> Outcome:
         bound=1.0,
         measured=tightness,
         tightness=tightness,
-        holds=run.holds,
+        holds=run.holds and not low,
         samples=problem.data.samples,
         networks=settings.starts,
         seed=settings.seed,
         device=problem.device.type,
-        witness={"first violation": run.first_violation},
+        witness={"first violation": run.first_violation, "steps with a kernel below lambda": low},
     )
     limsup = None
     if run.rule == FIXED and settings.cost == CrossEntropy.name:
@@ -314,6 +367,7 @@ def judged(problem: Problem, run: Trajectory, seconds: float) -> Outcome:
         limsup,
         seconds,
         lost,
+        tuple(measured),
     )
 
 
@@ -342,7 +396,7 @@ def curves(run: Trajectory, points: int = 400) -> dict[str, Any]:
 
 def sharpened(problem: Problem, start: float) -> tuple[Stage, ...]:
     """What each sharpening of Theorem 2 gains here; empty under squared error."""
-    if problem.settings.cost != CrossEntropy.name:
+    if problem.settings.cost != CrossEntropy.name or not problem.certificate.certified:
         return ()
     return stages(problem.landscape, problem.values, problem.certificate, start=start)
 
@@ -398,6 +452,23 @@ def factor_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     return [{"factor": name, **{rule: by_name.get(name) for rule, by_name in found.items()}} for name in names]
 
 
+def kernel_rows(problem: Problem, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """`lambda_min(DF DF^T)` measured along each run beside the certified `lambda`."""
+    certified = problem.recursion.lambda_min
+    rows = []
+    for outcome in outcomes:
+        for step, least, median in outcome.kernels:
+            row = {
+                "rule": outcome.rule,
+                "step": step,
+                "certified lambda": certified,
+                "measured, least": least,
+                "median": median,
+            }
+            rows.append(row)
+    return rows
+
+
 def record(problem: Problem, outcomes: list[Outcome], found: tuple[Stage, ...], status: str) -> str:
     """`results.json` of a run."""
     certificate = problem.certificate
@@ -406,7 +477,7 @@ def record(problem: Problem, outcomes: list[Outcome], found: tuple[Stage, ...], 
         **asdict(problem.settings),
         "certificate": {
             "certified": certificate.certified,
-            "lambda_min": certificate.required().lambda_min,
+            "lambda_min": problem.recursion.lambda_min,
             "step_size": certificate.step_size,
             "rate": certificate.rate,
             "linear_rate": certificate.linear_rate,
@@ -417,6 +488,7 @@ def record(problem: Problem, outcomes: list[Outcome], found: tuple[Stage, ...], 
         "sharpenings": stage_rows(found, certificate.measured_rate),
         "rates": rate_rows(outcomes),
         "factors": factor_rows(outcomes),
+        "kernels": kernel_rows(problem, outcomes),
         "violations": sum(not o.row.holds for o in outcomes),
     }
     return to_json({"meta": meta, "rows": [o.row.row() for o in outcomes]}) + "\n"

@@ -34,7 +34,7 @@ from numerics.query import network_from
 from numerics.realise import realise
 from numerics.report import certificate_table, hypotheses_table, rows_table, write_atomically
 from theory import latex
-from theory.convergence import RULES
+from theory.convergence import POSTERIORI, RULES
 from theory.costs import CrossEntropy, SquaredError
 from theory.records import Shape
 from theory.sharpening import Stage
@@ -108,7 +108,8 @@ def _refuse(problem: Problem, console: Console) -> None:
     for reason in exhibits(problem.landscape, checked, problem.values):
         console.print(f"exhibited: {reason}", highlight=False, soft_wrap=True)
     failing = problem.certificate.failing[0]
-    raise ValueError(f"{problem.settings.spec} is not certified: {failing}")
+    own = "; --rule posteriori descends with the run's own proof" if problem.certificate.ledger else ""
+    raise ValueError(f"{problem.settings.spec} is not certified: {failing}{own}")
 
 
 app = typer.Typer(add_completion=False)
@@ -140,7 +141,8 @@ def command(
     Example: depthbound converge "affine(12), repeat(4, residual(tanh, affine(12, weight_norm=frobenius, eps=1), scale(1/32))), crop(10)"
 
     Interrupted runs continue where they were. Exit status 0 if no loss lies above its envelope, 1 if one does, 2 on bad input or where
-    the network is not certified (the failing hypothesis is named), 130 when interrupted.
+    the network is not certified (the failing hypothesis is named; where all derivatives are bounded, --rule posteriori alone still runs, with the run's own
+    proof and no envelope beforehand), 130 when interrupted.
     """
     if cost not in COSTS:
         raise ValueError(f"--cost {cost}: use {' or '.join(COSTS)}")
@@ -157,8 +159,8 @@ def command(
     stderr, stdout = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 180)
     _check(problem)
     with stderr.status("certifying"):
-        certified = problem.certificate.recursion is not None
-    if not certified:
+        certificate = problem.certificate
+    if not certificate.certified and (certificate.ledger is None or rules != [POSTERIORI]):
         _refuse(problem, stdout)
     if batches > 1:
         _ = problem.pass_certificate  # refuses by name, before any work
@@ -170,8 +172,8 @@ def command(
             for each in rules:
                 bar = progress.add_task(each, total=steps)
                 begun = monotonic()
-                run = descend(problem, each, steps, out, fresh=fresh, progress=_advance(progress, bar))
-                outcomes.append(judged(problem, run, monotonic() - begun))
+                run, kernels = descend(problem, each, steps, out, fresh=fresh, progress=_advance(progress, bar))
+                outcomes.append(judged(problem, run, kernels, monotonic() - begun))
                 drawn.append(curves(run))
     except KeyboardInterrupt:
         stderr.print(f"depthbound: interrupted; what was done is in {out}, the same command goes on from there")

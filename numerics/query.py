@@ -19,6 +19,7 @@ from theory.evaluate import lower_float, upper_float
 from theory.landscape import Landscape, landscape
 from theory.network import Chain, Network, Repeat, Residual, substitute, walk
 from theory.spec import describe, read
+from theory.sufficient import Sufficient, sufficient
 from theory.summary import ComposedRow, composed, grouped, unchecked
 
 UNROLLED = 2
@@ -60,6 +61,11 @@ class Answer:
         """The composed bounds, and the rates of the theorems where there are any."""
         return (*(row.bound for row in self.rows), *rate_bounds(self.closed))
 
+    def sufficient(self) -> tuple[Sufficient, ...]:
+        """For each symbol of the description that decides hypotheses: on which side of which threshold they hold."""
+        described = sorted(_free(self.closed.network) - {symbols.L}, key=str)
+        return tuple(one for symbol in described for one in sufficient(self.closed, symbol))
+
     def as_record(self) -> dict[str, Any]:
         """The answer as plain data; expressions are SymPy text (read with `sympify(text, locals=theory.symbols.KNOWN)`)."""
         certificate = self.certificate
@@ -85,6 +91,7 @@ class Answer:
                 "rate": None if certificate is None else certificate.rate,
                 "linear_rate": None if certificate is None else certificate.linear_rate,
                 "measured_rate": None if certificate is None else certificate.measured_rate,
+                "sufficient": [str(item.condition) for item in self.sufficient()],
                 "hypotheses": [hypothesis_record(item) for item in grouped(self.checked)],
             },
         }

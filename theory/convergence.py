@@ -118,6 +118,10 @@ def _members(network: Network) -> Iterator[Network]:
         yield network
 
 
+WITHOUT_KERNEL = ("labels", "unbounded domain")
+"""Hypotheses, beside those of bounded derivatives, that a run's own proof rests on as well."""
+
+
 def hypotheses(landscape: Landscape) -> tuple[Hypothesis, ...]:
     """The conditions of the theorems for a network, each as a bound that must be positive or finite."""
     found: list[Hypothesis] = [
@@ -465,7 +469,7 @@ class Recursion:
         `k sqrt(D N S) / (2 sqrt2 |DF_i|)` and `D N S / (2 C' e^k x)`; `S = 1 + (x-1)^2 / (N-1)`, `C, C'` the limits of `beta / ell` by the mean and by
         the largest residual (`residual_steps`). Under squared error it is `linear_rate`.
         """
-        if not isinstance(self.curvature, CrossEntropyCurvature) or self.samples == 1:
+        if not isinstance(self.curvature, CrossEntropyCurvature) or self.samples == 1 or self.domination == 0:
             return self.linear_rate
         d = flint.arb(self.domination) * self.samples
         mean, largest = flint.arb(self.curvature.at_zero), flint.arb(self.curvature.largest.at_zero)
@@ -492,6 +496,8 @@ class Certificate:
         certified: whether all hold.
         constants: enclosures of the landscape's constants.
         recursion: the certified recursion, None where not certified.
+        ledger: where all derivatives are bounded everywhere, whether or not the network is certified: the recursion with no domination known beforehand. Its
+            steps still descend, and a run proves its own loss with it from measured gradients (rule `posteriori`).
         step_size: Theorem 1's step, the largest float `eta` that certainly is at most `1 / sup beta`; 0 where not certified, and under squared
             error, whose fixed step depends on the start.
         decrease: lower float of `(eta/2) lambda K / ((K-1) N^2)`, the factor of `m_N` in the recursion of Theorem 1.
@@ -508,6 +514,7 @@ class Certificate:
     decrease: float
     rate: float
     samples: int
+    ledger: Recursion | None = None
 
     @property
     def certified(self) -> bool:
@@ -597,9 +604,15 @@ def certify(landscape: Landscape, values: Values) -> Certificate:
     samples = enclose_expression(landscape.samples, values)
     number = int(float(samples.mid()))
     holds = all(c.holds for c in checked) and bool(constants.lambda_min > 0)
-    curvature = landscape.curvature(values) if holds else None
+    bounded = all(c.holds for c in checked if c.hypothesis.needs == "finite" or c.hypothesis.name in WITHOUT_KERNEL)
+    curvature = landscape.curvature(values) if bounded else None
     if curvature is None:
         return Certificate(checked, constants, None, 0.0, 0.0, float("inf"), number)
+    smoothness = constants.smoothness.upper().min(flint.arb(curvature.everywhere))
+    eta = lower_float(1 / smoothness) if smoothness.is_finite() else 0.0
+    ledger = Recursion(landscape.cost.name, number, curvature, 0.0, 0.0, eta)
+    if not holds:
+        return Certificate(checked, constants, None, 0.0, 0.0, float("inf"), number, ledger)
     lam = constants.lambda_min.lower()
     if isinstance(landscape.cost, SquaredError):
         domination = 2 * lam / samples
@@ -613,18 +626,16 @@ def certify(landscape: Landscape, values: Values) -> Certificate:
         least = min(curvature.mean.at_zero, curvature.largest.at_zero)
         monotone = domination * samples <= min(least, 4 * curvature.everywhere)
         steps = descent_steps()
-    smoothness = constants.smoothness.upper().min(flint.arb(curvature.everywhere))
-    eta = lower_float(1 / smoothness) if smoothness.is_finite() else 0.0
-    recursion = Recursion(landscape.cost.name, number, curvature, lower_float(domination), lower_float(lam), eta)
+    recursion = replace(ledger, domination=lower_float(domination), lambda_min=lower_float(lam))
     envelope = Bound.lower(
         1 if monotone else 0, quantity="the recursion maps bounds to bounds", source="0 <= m_N' <= N h", steps=steps
     )
     last = Hypothesis("envelope", "the recursion map is non-decreasing", envelope).check({})
     checked = (*checked, last)
     if not last.holds:
-        return Certificate(checked, constants, None, 0.0, 0.0, float("inf"), number)
+        return Certificate(checked, constants, None, 0.0, 0.0, float("inf"), number, ledger)
     if isinstance(landscape.cost, SquaredError):
-        return Certificate(checked, constants, recursion, 0.0, 0.0, float("inf"), number)
+        return Certificate(checked, constants, recursion, 0.0, 0.0, float("inf"), number, ledger)
     decrease = flint.arb(eta) / 2 * domination
     rate = 1 / (decrease.lower() * samples)
-    return Certificate(checked, constants, recursion, eta, lower_float(decrease), upper_float(rate), number)
+    return Certificate(checked, constants, recursion, eta, lower_float(decrease), upper_float(rate), number, ledger)

@@ -7,21 +7,23 @@ it; and the closed lower bound of `m_N`. Each stage keeps those before it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import flint
 import sympy
 from sympy import Symbol
 
 from theory.bound import Step, gap
-from theory.compose import leaves
+from theory.compose import Coefficients, leaves, regularity
 from theory.convergence import PROPORTIONAL, Certificate
 from theory.costs import CrossEntropy
 from theory.evaluate import Values, enclose, enclose_expression, lower_float
 from theory.landscape import Landscape
-from theory.spectrum import Weights, largest_eigenvalue
+from theory.spectrum import BALLS, Weights, largest_eigenvalue
 
 MOST_STEPS = 100_000
 """Where counting certified steps stops."""
@@ -129,6 +131,11 @@ def stages(
     for name, part, after in found:
         rate = lower_float(part)
         out.append(Stage(name, rate, rate / out[-1].part if out else 1.0, _count(after, start, target)))
+    # all stages have the whole sum in `lambda`; this one says what the sum adds to its first term
+    gain = float((certificate.constants.lambda_min / first_term(here, values)).mid())
+    out.append(
+        Stage("lambda: the sum over the layers, not the first layer's term alone", out[-1].part, gain, out[-1].steps)
+    )
     return tuple(out)
 
 
@@ -159,6 +166,20 @@ def _count(after: Callable[[flint.arb], flint.arb], start: float, target: float)
             return step
         value = after(value).upper()
     return None
+
+
+def first_term(here: Landscape, values: Values) -> flint.arb:
+    """`k_1 prod_{j>1} s_j^2`: the part of `lambda` that comes from the first layer with parameters."""
+    seen = False
+
+    def read(leaf: Any) -> Coefficients:
+        nonlocal seen
+        whole: Coefficients = leaf.whole
+        kept = whole if not (seen and leaf.has_parameters) else dataclasses.replace(whole, k=flint.arb(0))
+        seen = seen or leaf.has_parameters
+        return kept
+
+    return regularity(here.evaluated(values).tree, dataclasses.replace(BALLS, read=read)).lambda_min
 
 
 def kernel_by_layer(here: Landscape, values: Values) -> list[float]:

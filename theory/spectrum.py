@@ -243,9 +243,10 @@ def _subtract(lower: flint.arb, upper: flint.arb) -> flint.arb:
     return gap.max(_ZERO) if gap.is_finite() else _ZERO
 
 
-_BALLS = Algebra(lambda leaf: leaf.whole, _ONE, _ONE, _ZERO, _subtract)
+BALLS = Algebra(lambda leaf: leaf.whole, _ONE, _ONE, _ZERO, _subtract)
+"""How the regularity fold reads and subtracts balls."""
 
 
 def regularity_numbers(network: Evaluated) -> Regularity:
     """The regularity fold in balls: `sigma_min` of the input Jacobian and `lambda_min` of the tangent kernel, from below."""
-    return regularity(network.tree, _BALLS)
+    return regularity(network.tree, BALLS)

@@ -48,7 +48,7 @@ def test_every_member_of_the_class_is_certified_and_descends_below_its_envelope(
     assert given.certificate.certified, given.certificate.failing
     assert given.certificate.linear_rate > 1e-4
     for rule in RULES if cost == "cross-entropy" else RULES[:2]:
-        run = descend(given, rule, 30, tmp_path)
+        run, _ = descend(given, rule, 30, tmp_path)
         assert run.holds, (rule, run.first_violation)
         falling = (run.losses[1:] <= run.losses[:-1]) | (run.losses[:-1] <= 1e6 * given.objective.rounding)
         assert bool(falling.all())
@@ -60,7 +60,7 @@ def test_more_samples_than_features_go_through_random_features(tmp_path: Path) -
     given = Problem.of(SPEC, data, CPU, starts=4)
     assert given.certificate.certified
     assert data.singular_value_enclosure[0] > 5.999
-    run = descend(given, POSTERIORI, 60, tmp_path)
+    run, _ = descend(given, POSTERIORI, 60, tmp_path)
     assert run.holds
     small = run.losses[:, 0]
     assert float(small[-1]) < 0.05 * float(small[0])
@@ -139,14 +139,18 @@ def test_the_factors_multiply_to_the_observed_over_the_certified_decrease(rule: 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     given = problem()
-    whole = descend(given, POSTERIORI, 90, tmp_path / "whole")
+    whole, kernels = descend(given, POSTERIORI, 90, tmp_path / "whole")
     descend(given, POSTERIORI, 40, tmp_path / "pieces")
-    pieces = descend(given, POSTERIORI, 90, tmp_path / "pieces")
+    pieces, again = descend(given, POSTERIORI, 90, tmp_path / "pieces")
     assert torch.equal(whole.losses, pieces.losses)
     assert torch.equal(whole.theta, pieces.theta)
     assert whole.labels == pieces.labels
+    # the kernels at the beginning and after 25 and 50 steps; a piece that ends between two of them loses none
+    assert kernels.steps.tolist() == [0, 25, 50]
+    assert float(kernels.values.min()) >= given.recursion.lambda_min
+    assert torch.equal(again.values[:2], kernels.values[:2])
     # a shorter run is the beginning of the longer one
-    assert torch.equal(descend(given, POSTERIORI, 10, tmp_path / "pieces").losses, whole.losses[:11])
+    assert torch.equal(descend(given, POSTERIORI, 10, tmp_path / "pieces")[0].losses, whole.losses[:11])
 
 
 def test_an_interrupted_run_is_saved_whole(tmp_path: Path) -> None:
@@ -161,8 +165,8 @@ def test_an_interrupted_run_is_saved_whole(tmp_path: Path) -> None:
     found = resume(tmp_path, given, PROPORTIONAL)
     assert found is not None
     assert found[0].taken == 50
-    expected = descend(given, PROPORTIONAL, 80, tmp_path / "other")
-    assert torch.equal(descend(given, PROPORTIONAL, 80, tmp_path).losses, expected.losses)
+    expected, _ = descend(given, PROPORTIONAL, 80, tmp_path / "other")
+    assert torch.equal(descend(given, PROPORTIONAL, 80, tmp_path)[0].losses, expected.losses)
 
 
 def test_the_run_of_another_problem_is_not_continued(tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_the_run_of_another_problem_is_not_continued(tmp_path: Path) -> None:
     other = Problem.of(SPEC, DATA, CPU, starts=8)
     with pytest.raises(ValueError, match="holds a run with starts = 16, not 8"):
         descend(other, PROPORTIONAL, 5, tmp_path)
-    assert descend(other, PROPORTIONAL, 5, tmp_path, fresh=True).losses.shape == (6, 8)
+    assert descend(other, PROPORTIONAL, 5, tmp_path, fresh=True)[0].losses.shape == (6, 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", safetensors.torch.save({"theta": torch.zeros(1)})])
@@ -183,18 +187,39 @@ def test_a_file_that_is_no_state_is_named(content: bytes, tmp_path: Path) -> Non
 
 def test_a_violation_is_counted(tmp_path: Path) -> None:
     given = problem()
-    run = descend(given, PROPORTIONAL, 30, tmp_path)
-    outcome = judged(given, run, 0.0)
+    run, kernels = descend(given, PROPORTIONAL, 30, tmp_path)
+    outcome = judged(given, run, kernels, 0.0)
     assert outcome.row.holds
     false = replace(given.certificate.required(), domination=30 * given.certificate.required().domination)
     theta, labels = given.starts(PROPORTIONAL)
     wrong = Descent(given.objective, false, theta, PROPORTIONAL)
     wrong.run(30)
     save(tmp_path / "false", given, wrong, labels)
-    bad = judged(given, wrong.trajectory(labels), 0.0)
+    bad = judged(given, wrong.trajectory(labels), kernels, 0.0)
     assert not bad.row.holds
     assert bad.row.tightness > 1
     assert bad.row.witness["first violation"] is not None
+    low = replace(kernels, values=kernels.values * 0 + 0.9 * given.recursion.lambda_min)
+    assert judged(given, run, low, 0.0).row.witness["steps with a kernel below lambda"] == [0, 25]
+    assert not judged(given, run, low, 0.0).row.holds
+
+
+def test_a_network_outside_the_class_descends_with_its_own_proof(tmp_path: Path) -> None:
+    """A chain: no envelope beforehand (lambda may be 0), but bounded derivatives, so the run itself proves where its loss is."""
+    spec = "affine(12), tanh, affine(12, weight_norm=frobenius, eps=1), scale(6), crop(10)"
+    given = problem(spec)
+    assert not given.certificate.certified
+    assert given.recursion.domination == 0
+    run, kernels = descend(given, POSTERIORI, 150, tmp_path)
+    assert run.holds
+    torch.testing.assert_close(run.envelope, run.losses[:1].expand_as(run.envelope), rtol=1e-12, atol=0)
+    # the kernels that are measured are what the theorem could not promise
+    assert float(kernels.values.min()) > 0
+    assert float((run.proven[-1] / run.losses[0]).min()) < 0.9
+    assert bool((run.losses <= run.proven * (1 + 1e-9)).all())
+    arguments = ["converge", spec, "--samples", "8", "--starts", "4", "--steps", "30", "--out", str(tmp_path / "out")]
+    assert "--rule posteriori descends with the run's own proof" in runner.invoke(cli.app, arguments).stderr
+    assert runner.invoke(cli.app, [*arguments, "--rule", "posteriori"]).exit_code == 0
 
 
 # The command.
@@ -226,7 +251,8 @@ def test_the_command_writes_everything_and_says_so(tmp_path: Path) -> None:
     assert meta["status"] == "complete"
     assert meta["violations"] == 0
     assert meta["certificate"]["linear_rate"] > 0
-    assert len(meta["sharpenings"]) == 7
+    assert len(meta["sharpenings"]) == 8
+    assert all(row["measured, least"] >= row["certified lambda"] for row in meta["kernels"])
     assert {"converge.png", "converge.pdf", "tables.tex", "results.json"} <= {p.name for p in tmp_path.iterdir()}
     # the same command again finds all of it done
     again = runner.invoke(cli.app, arguments)
