@@ -13,6 +13,7 @@ PROMISES = {
     "residual_depth_limit.py": "sigma**2*exp(-2*c)",
     "own_layer.py": "certified smoothness",
     "certified_training.py": "obeys its certificate: True",
+    "rate_by_depth.py": "9*K*sigma**2*exp(-3*c)",
     "descend_on_digits.py": "every loss below its envelope: True",
 }
 

@@ -242,3 +242,42 @@ def test_a_hypothesis_of_a_layer_knows_the_layer_its_quantity_and_what_stands_be
     assert of_layers[:3] == ["tangent_kernel_lambda_min", "param_jacobian_norm", "param_param"]
     assert set(of_layers[3:]) == set(QUANTITIES) - {"tangent_kernel_lambda_min"}
     assert len(of_layers) == 3 + 3 * 6
+
+
+NORMED = "affine(4, weight_norm=frobenius, eps=1)"
+
+
+@pytest.mark.parametrize(
+    ("violated", "spec"),
+    [
+        ("first layer: layer 1, affine(4, weight_norm=spectral): param_jacobian_norm is bounded", "affine(4, weight_norm=spectral), crop(2)"),
+        ("first layer: layer 1, affine(4, weight_norm=spectral): param_param is bounded", "affine(4, weight_norm=spectral), crop(2)"),
+        ("its tangent kernel is positive definite on the data", "affine(4, weight_norm=frobenius, eps=1), crop(2)"),
+        ("branch slope kappa < least singular value s of the skip", f"affine(4), residual({NORMED}), crop(2)"),
+        ("layer 2, tanh: least singular value s > 0", "affine(4), tanh, crop(2)"),
+        ("input_jacobian_norm is bounded", "affine(4), residual(tanh, affine(4), scale(1/2)), crop(2)"),
+        ("param_jacobian_norm is bounded", f"affine(4), residual(gelu, {NORMED}, scale(1/4)), crop(2)"),
+        ("input_input is bounded", f"affine(4), residual(relu, {NORMED}, scale(1/4)), crop(2)"),
+        ("input_param is bounded", f"affine(4), residual(sin, affine(4), tanh, {NORMED}, scale(1/4)), crop(2)"),
+        ("param_param is bounded", f"affine(4), residual(tanh, affine(4), sin, {NORMED}, relu, scale(1/4)), crop(2)"),
+    ],
+)  # fmt: skip
+def test_each_hypothesis_of_a_layer_that_is_violated_is_named(violated: str, spec: str) -> None:
+    """The one hypothesis without a case is "envelope": that the recursion maps bounds to bounds follows from the others."""
+    found = certificate(spec)
+    texts = failing(found)
+    assert any(violated in text for text in texts), texts
+    with pytest.raises(ValueError, match="not certified: FAILS"):
+        found.required()
+    # what the failing hypothesis leaves: a run with its own proof where, and only where, all derivatives are bounded
+    unbounded = any("is bounded" in text for text in texts)
+    assert (found.ledger is None) == unbounded
+
+
+def test_the_steps_of_an_uncertified_network_are_those_of_its_curvature_alone() -> None:
+    found = certificate(f"affine(4), tanh, {NORMED}, crop(2)")
+    assert not found.certified
+    ledger = found.ledger
+    assert ledger is not None
+    assert (ledger.domination, ledger.lambda_min, ledger.linear_rate, ledger.measured_rate) == (0.0, 0.0, 0.0, 0.0)
+    assert 0 < ledger.fixed <= 1 / float(found.constants.smoothness.lower())

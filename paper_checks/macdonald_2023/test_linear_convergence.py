@@ -1,0 +1,157 @@
+"""MacDonald et al. (NeurIPS 2023, arXiv 2210.05371): gradient descent to an optimum that exists only at infinity, and how fast.
+
+What the source states: (abstract, read) a class of deep networks with normalised weights and skip connections is trained by gradient descent to
+global optima even where these exist only at infinity; (recalled, not certain) a convergence theorem with step-dependent smoothness and PL
+constants, `ell_{t+1} - inf <= (1 - mu_t eta_t (2 - beta_t eta_t)) (ell_t - inf)`. The text was not at hand: the statements checked here are this project's
+Theorems 1 and 2 (`theory.convergence`), of that kind.
+
+What is stronger here, said plainly: explicit constants, from every start in parameter space; a linear rate, by a step that follows the loss
+(with the fixed step the order is 1/t, and that is attained); no growth factor `e^{s G^2}`, as a step stays in its sublevel set; curvature as a function
+of the loss; a rate from the samples' residuals; the limit of the rate at branch scale `c/L` in closed form, without the width; squared error and
+full passes over mini-batches by the same recursion. What is not claimed: that the paper's constants are these, or worse.
+"""
+
+import math
+
+import pytest
+import sympy
+import torch
+
+from numerics.converge import Problem, descend
+from numerics.datasets import digits
+from numerics.descent import Descent, envelope
+from numerics.family import data_values
+from numerics.preparation import whitened
+from numerics.starts import AHEAD, adversarial, remaining, spread
+from theory import symbols
+from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, certify, rate_bounds
+from theory.landscape import landscape
+from theory.limits import depth_limit
+from theory.passes import certify_passes
+from theory.sharpening import stages
+from theory.spec import parse
+
+BLOCK = "residual(tanh, affine({width}, weight_norm=frobenius, eps=1), scale({scale}))"
+DATA = whitened(digits(32, 0), 3.0)
+CPU = torch.device("cpu")
+
+
+def spec(depth: int) -> str:
+    return f"affine(12), repeat({depth}, {BLOCK.format(width=12, scale=f'1/{8 * depth}')}), crop(10)"
+
+
+def problem(depth: int = 4, starts: int = 32) -> Problem:
+    return Problem.of(spec(depth), DATA, CPU, starts=starts)
+
+
+def test_the_rates_are_derived_with_every_link_of_their_proofs(leave) -> None:
+    text = f"affine(m), repeat(L, {BLOCK.format(width='m', scale='c/L')}), crop(K)"
+    fixed, proportional = rate_bounds(landscape(parse(text), symbols.d))
+    fixed.verify()
+    proportional.verify()
+    limit = depth_limit(proportional, symbols.L)
+    assert limit is not None
+    assert symbols.m not in limit.free_symbols
+    leave("part of the loss removed by a loss-proportional step, limit in the depth", "derived", sympy.simplify(limit))
+    leave("limsup t ell_t, limit in the depth", "derived", depth_limit(fixed, symbols.L))
+
+
+def converged(starts: int, steps: int, folder, leave) -> None:
+    given = problem(starts=starts)
+    assert given.certificate.certified
+    runs = {rule: descend(given, rule, steps, folder)[0] for rule in (FIXED, PROPORTIONAL, POSTERIORI)}
+    for rule, run in runs.items():
+        assert run.holds, (rule, run.first_violation)
+        leave(f"loss / envelope, {rule} step, {starts} starts", "measured", 1.0, run.tightness)
+    assert float(runs[PROPORTIONAL].losses[-1].max()) < 1e-10
+    assert float(runs[FIXED].losses[-1].min()) > 1e-4
+    half = steps // 2
+    for rule, certified in (
+        (PROPORTIONAL, given.certificate.linear_rate),
+        (POSTERIORI, given.certificate.measured_rate),
+    ):
+        losses = runs[rule].losses
+        observed = 1 - (losses[-1] / losses[half]) ** (1 / (steps - half))
+        leave(f"part of the loss removed a step, {rule}", "measured", certified, float(observed.min()), lower=True)
+
+
+def test_the_loss_falls_below_1e_10_with_the_proportional_step_and_not_with_the_fixed_one(leave, tmp_path) -> None:
+    converged(32, 2000, tmp_path, leave)
+
+
+@pytest.mark.slow
+def test_the_same_from_256_starts(leave, tmp_path) -> None:
+    converged(256, 2000, tmp_path, leave)
+
+
+def test_no_start_is_found_that_breaks_the_envelope(leave) -> None:
+    given = problem(starts=8)
+    recursion = given.certificate.required()
+    theta, _ = spread(given.objective.realisation, 24, 1)
+    for rule in (FIXED, PROPORTIONAL, POSTERIORI):
+        found = adversarial(given.objective, recursion, theta, rule, steps=25)
+        start = given.objective(found).detach()
+        after = remaining(given.objective, recursion, found.clone().requires_grad_(True), rule).detach()
+        bound = envelope(recursion, start, AHEAD, rule)[-1] / start
+        leave(
+            f"loss after {AHEAD} steps / envelope, {rule} step, worst start found",
+            "searched",
+            1.0,
+            float((after / bound).max()),
+        )
+
+
+def test_a_rate_four_times_as_good_is_false() -> None:
+    """What adversarial starts reach lies between the certified rate and four times it: the certificate is not far from the truth."""
+    given = problem(starts=8)
+    recursion = given.certificate.required()
+    theta, _ = spread(given.objective.realisation, 16, 1)
+    found = adversarial(given.objective, recursion, theta, PROPORTIONAL, steps=10)
+    run = Descent(given.objective, recursion, found, PROPORTIONAL)
+    run.run(400)
+    losses = run.trajectory().losses
+    parts = 1 - (losses[-1] / losses[200]) ** (1 / 200)
+    assert float(parts.min()) < 4 * given.certificate.linear_rate
+    assert float(parts.min()) > given.certificate.linear_rate
+
+
+def test_the_certified_rate_is_independent_of_depth(leave) -> None:
+    rates = {}
+    for depth in (2, 4, 8, 16, 32, 64):
+        found = certify(landscape(parse(spec(depth)), DATA.features, DATA.samples), data_values(DATA))  # type: ignore[arg-type]
+        rates[depth] = found.linear_rate
+        leave(f"certified part a step at depth {depth}", "measured", found.linear_rate)
+    assert max(rates.values()) <= 1.1 * min(rates.values())
+
+
+def test_what_the_sharpenings_gain(leave) -> None:
+    given = problem()
+    found = stages(given.landscape, given.values, given.certificate, start=math.log(10))
+    for stage in found:
+        leave(f"certified steps from log 10 to 1e-10: {stage.name}", "derived", stage.steps)
+    first, last = found[0].steps, found[-1].steps
+    assert first is not None
+    assert last is not None
+    assert first > 5 * last
+
+
+def test_full_passes_over_mini_batches_converge_linearly_too(leave) -> None:
+    given = problem()
+    passes = certify_passes(given.landscape, given.certificate)
+    leave("part of the loss removed by a pass over mini-batches", "derived", passes.linear_rate)
+    assert 0 < passes.linear_rate < given.certificate.linear_rate
+
+
+@pytest.mark.parametrize(
+    ("text", "failing"),
+    [
+        ("affine(12), tanh, affine(12, weight_norm=frobenius, eps=1), crop(10)", "least singular value s > 0"),
+        ("affine(12), residual(tanh, affine(12), scale(1/4)), crop(10)", "kappa < least singular value s of the skip"),
+        ("affine(12, weight_norm=frobenius, eps=1), crop(10)", "tangent kernel is positive definite"),
+    ],
+)
+def test_what_normalisation_and_skips_are_for(text: str, failing: str, leave) -> None:
+    found = certify(landscape(parse(text), DATA.features, DATA.samples), data_values(DATA))  # type: ignore[arg-type]
+    assert not found.certified
+    assert any(failing in str(item) for item in found.failing)
+    leave(f"{text} fails by name", "derived", found.failing[0].hypothesis.statement)
