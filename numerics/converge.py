@@ -350,11 +350,10 @@ def judged(problem: Problem, run: Trajectory, kernels: Kernels, seconds: float) 
     if run.rule == FIXED and settings.cost == CrossEntropy.name:
         limsup = (certificate.rate, float(steps * end.max()))
     lost: tuple[Factor, ...] = ()
-    if run.rule != PASSES and float(end.min()) > problem.objective.rounding * 1e20:
+    small = math.prod(problem.objective.realisation.output_shape) <= OUTPUTS
+    if run.rule != PASSES and certificate.certified and small and float(end.min()) > problem.objective.rounding * 1e20:
         here = run.theta.to(problem.device)
-        lost = tuple(
-            factors(problem.objective, certificate.required(), here, run.rule, run.losses[0].to(problem.device))
-        )
+        lost = tuple(factors(problem.objective, problem.recursion, here, run.rule, run.losses[0].to(problem.device)))
     return Outcome(
         run.rule,
         row,

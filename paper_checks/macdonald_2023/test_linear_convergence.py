@@ -76,7 +76,7 @@ def converged(starts: int, steps: int, folder, leave) -> None:
 
 
 def test_the_loss_falls_below_1e_10_with_the_proportional_step_and_not_with_the_fixed_one(leave, tmp_path) -> None:
-    converged(32, 2000, tmp_path, leave)
+    converged(16, 2000, tmp_path, leave)
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from theory.spec import parse
 def test_values_known_in_closed_form_are_in_their_balls() -> None:
     data = Data(torch.tensor([[3, 0], [4, 5]], dtype=DTYPE), torch.tensor([0, 1]), 2)
     values = data_values(data)
-    assert set(values) == {symbols.N, symbols.x_0, symbols.x_F, symbols.sigma}
+    assert set(values) == {symbols.N, symbols.x_0, symbols.x_F, symbols.x_s, symbols.sigma}
     assert values[symbols.N] == 2
-    exact = {symbols.sigma: 5, symbols.x_0: 45, symbols.x_F: 50}
+    exact = {symbols.sigma: 5, symbols.x_0: 45, symbols.x_F: 50, symbols.x_s: 25}
     for symbol, square in exact.items():
         ball = values[symbol]
         assert isinstance(ball, flint.arb)
