@@ -319,7 +319,7 @@ def test_a_command_that_is_killed_goes_on_to_the_same_numbers(tmp_path: Path) ->
         if stopped.poll() is not None or state_file(tmp_path / "a", PROPORTIONAL).exists():
             break
         time.sleep(0.05)
-    time.sleep(1)  # some steps
+    time.sleep(0.3)  # some steps
     stopped.send_signal(signal.SIGINT)
     _, errors = stopped.communicate(timeout=60)
     assert stopped.returncode == 130, errors
