@@ -221,7 +221,8 @@ class Prediction:
 
 
 def _block(raw: Mapping[str, Any]) -> BlockBounds:
-    return BlockBounds(**{name: math.inf if value == "oo" else value for name, value in raw.items()})
+    values: dict[str, Any] = {name: math.inf if value == "oo" else value for name, value in raw.items()}
+    return BlockBounds(**values)
 
 
 def _turned(pair: Pair) -> Pair:
