@@ -22,7 +22,7 @@ from theory.atoms.axes import OVER
 from theory.atoms.bilinear import Gain, MatMul
 from theory.atoms.entrywise import Entrywise
 from theory.atoms.fixed_affine import Standardise
-from theory.atoms.fixed_linear import Centre, Crop, Scale
+from theory.atoms.fixed_linear import Centre, Crop, Pad, Scale
 from theory.atoms.layout import Permutation, Regrouping
 from theory.atoms.radial import Radial
 from theory.atoms.softmax import LogSoftmax, Softmax
@@ -181,6 +181,12 @@ def _(atom: Centre, shape: Shape, allocator: Allocator, path: str) -> Operation:
 def _(atom: Crop, shape: Shape, allocator: Allocator, path: str) -> Operation:
     kept = _size(atom.features, f"{path}: features kept") * math.prod(_sizes(shape, path)[1])
     return lambda parameters, x: x[..., :kept, :]
+
+
+@operation.register
+def _(atom: Pad, shape: Shape, allocator: Allocator, path: str) -> Operation:
+    before, after = (rows * math.prod(_sizes(shape, path)[1]) for rows in (atom.before, atom.after))
+    return lambda parameters, x: torch.nn.functional.pad(x, (0, 0, before, after))
 
 
 @operation.register

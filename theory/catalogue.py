@@ -16,7 +16,7 @@ from theory.derive import derive
 from theory.layers.activation import Activation, LogSoftmax, SoftmaxLayer
 from theory.layers.affine import WEIGHT_AXES, Affine
 from theory.layers.attention import Attend
-from theory.layers.fixed import Cropping, Scaling
+from theory.layers.fixed import Cropping, FeaturePad, Scaling
 from theory.layers.normalisation import (
     BatchNorm,
     FrozenBatchNorm,
@@ -84,7 +84,8 @@ def layers() -> tuple[Network, ...]:
         residual(*branch, skip=S.One / 2),
         residual(NORMALISATIONS["batch_norm"](), *branch),
     )
-    return (*affine, *activations, SoftmaxLayer(), *normalisations, Scaling(c), Cropping(m), *blocks, *grid_layers())
+    fixed = (Scaling(c), Cropping(m), FeaturePad(1, 2))
+    return (*affine, *activations, SoftmaxLayer(), *normalisations, *fixed, *blocks, *grid_layers())
 
 
 def grid_layers() -> tuple[Network, ...]:

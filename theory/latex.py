@@ -22,7 +22,7 @@ from theory.layers.activation import Activation, LogSoftmax, SoftmaxLayer
 from theory.layers.affine import Affine
 from theory.layers.attention import Attend
 from theory.layers.base import Layer
-from theory.layers.fixed import Cropping, Scaling
+from theory.layers.fixed import Cropping, FeaturePad, Scaling
 from theory.layers.normalisation import FrozenBatchNorm, Normalisation
 from theory.layers.spatial import (
     AveragePool,
@@ -237,6 +237,8 @@ def _apply(layer: Network, x: str) -> str:
         return rf"{expression(layer.factor)}\,{x if ' + ' not in x else bracketed}"
     if isinstance(layer, Cropping):
         return rf"{bracketed}_{{1:{expression(layer.features)}}}"
+    if isinstance(layer, FeaturePad):
+        return rf"\operatorname{{pad}}_{{{layer.before},{layer.after}}}({x})"
     if isinstance(layer, Convolution | TransposedConvolution):
         norm = getattr(layer, "weight_norm", None)
         matrix = "A" if norm is None else f"{_WEIGHT_NORMS[norm]}(V)"

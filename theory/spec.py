@@ -2,7 +2,7 @@
 
 The grammar is that of Python calls and SymPy expressions, read by Python's own parser and nothing executed:
 
-    affine(m, bias=true, weight_norm=row|entry|frobenius, gain=true, eps=...)     crop(m)     scale(c)
+    affine(m, bias=true, weight_norm=row|entry|frobenius, gain=true, eps=...)     crop(m)     scale(c)     pad(before, after)
     tanh, sigmoid, ... (any activation)     softmax
     batch_norm(eps=..., gain=true, shift=true)     layer_norm(...)     rms_norm(...)
     residual(part, part, ..., skip=1)     repeat(times, part, ...)     chain(part, ...)
@@ -33,7 +33,7 @@ from theory.layers.activation import Activation, LogSoftmax, SoftmaxLayer
 from theory.layers.affine import Affine
 from theory.layers.attention import Attend
 from theory.layers.base import Layer
-from theory.layers.fixed import Cropping, Scaling
+from theory.layers.fixed import Cropping, FeaturePad, Scaling
 from theory.layers.normalisation import (
     BatchNorm,
     FrozenBatchNorm,
@@ -77,7 +77,7 @@ WITHOUT_ARGUMENTS: dict[str, Layer] = {
 }
 SPATIAL = ("conv", "conv_transpose", "reshape", "permute", "attend", "frozen_batch_norm", *POOLS, *WITHOUT_ARGUMENTS)
 COMBINATORS = ("chain", "residual", "repeat", "added", "stacked")
-CALLS = ("affine", "crop", "scale", *SPATIAL, *NORMALISATIONS, *COMBINATORS)
+CALLS = ("affine", "crop", "scale", "pad", *SPATIAL, *NORMALISATIONS, *COMBINATORS)
 
 
 def _fail(node: ast.AST, text: str) -> ValueError:
@@ -187,6 +187,10 @@ def _call(name: str, call: ast.Call) -> Network:
         value = _number(_positional(call, 1, f"{name}(one number)")[0])
         _options(call, {})
         return Cropping(value) if name == "crop" else Scaling(value)
+    if name == "pad":
+        before, after = map(_whole, _positional(call, 2, "pad(features before, features after)"))
+        _options(call, {})
+        return FeaturePad(before, after)
     if name == "residual":
         if not call.args:
             raise _fail(call, "residual needs at least one part")
@@ -332,6 +336,8 @@ def _describe_layer(layer: Layer) -> str:
         return f"crop({layer.features})"
     if isinstance(layer, Scaling):
         return f"scale({layer.factor})"
+    if isinstance(layer, FeaturePad):
+        return f"pad({layer.before}, {layer.after})"
     if isinstance(layer, Permute):
         return f"permute({', '.join(map(str, layer.order))})"
     for name, (kind, mode) in POOLS.items():

@@ -10,6 +10,7 @@ import torch
 
 from numerics.flow import Value
 from numerics.translate import Site, translates
+from theory.layers.fixed import FeaturePad
 
 aten = torch.ops.aten
 
@@ -61,7 +62,10 @@ def _(site: Site, x: Value, factor: int) -> Value:
     return split.transposed([*range(at + 1), at + 2, at + 4, at + 1, at + 3]).reshaped(site.shape)
 
 
-@translates(aten.pad, aten.constant_pad_nd, note="`Selection` that pads or crops, in the modes of `Windows`")
+@translates(
+    aten.pad, aten.constant_pad_nd,
+    note="`FeaturePad` of zeros along the features, else `Selection` that pads or crops, in the modes of `Windows`",
+)  # fmt: skip
 def _(site: Site, x: Value, ends: Sequence[int], mode: Any = "constant", value: Any = None) -> Value:
     mode, value = (mode, value) if isinstance(mode, str) else ("constant", mode)
     known = {"constant": "zeros", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
@@ -71,6 +75,8 @@ def _(site: Site, x: Value, ends: Sequence[int], mode: Any = "constant", value: 
         )
     pairs = {len(x.shape) - 1 - i: (ends[2 * i], ends[2 * i + 1]) for i in range(len(ends) // 2)}
     pairs = {x.dimension(i): pair for i, pair in pairs.items() if pair != (0, 0)}
+    if mode == "constant" and set(pairs) == set(x.axes[:1]) and min(min(pair) for pair in pairs.values()) >= 0:
+        return x.then(FeaturePad(*pairs[x.axes[0]]), site.shape)
     return x.selected(site.shape, pairs, mode=known[mode]) if pairs else x
 
 

@@ -27,7 +27,7 @@ from theory.compose import compose, leaves
 from theory.layers.activation import Activation, SoftmaxLayer
 from theory.layers.affine import Affine
 from theory.layers.base import Layer
-from theory.layers.fixed import Cropping, Scaling
+from theory.layers.fixed import Cropping, FeaturePad, Scaling
 from theory.layers.normalisation import BatchNorm, LayerNorm, RMSNorm
 from theory.network import Chain, Network, chain, repeat, residual
 from theory.records import FeatureBounds, Shape
@@ -95,6 +95,7 @@ def naive_activation(name: str) -> Callable[[list[Array], Array], Array]:
 CASES: dict[str, tuple[Layer, Callable[[list[Array], Array], Array]]] = {
     "scaling": (Scaling(sympy.Rational(3, 7)), lambda p, x: x * 3 / 7),
     "cropping": (Cropping(2), lambda p, x: x[:2]),
+    "padded features": (FeaturePad(1, 2), lambda p, x: np.pad(x, ((1, 2), (0, 0)))),
     "softmax": (SoftmaxLayer(), naive_softmax),
     "batch norm": (BatchNorm(EPS), naive_norm("samples", True)),
     "batch norm, gain and shift": (BatchNorm(EPS, gain=True, shift=True), naive_norm("samples", True, True, True)),

@@ -15,7 +15,7 @@ from theory import symbols
 from theory.atoms.base import EVERYWHERE, Domain
 from theory.atoms.bilinear import Gain, MatMul
 from theory.atoms.entrywise import ACTIVATIONS, Entrywise, z
-from theory.atoms.fixed_linear import Centre, Crop, Scale
+from theory.atoms.fixed_linear import Centre, Crop, Pad, Scale
 from theory.atoms.radial import AXES, Radial
 from theory.atoms.softmax import Softmax
 from theory.bound import Assumption, Bound
@@ -192,6 +192,8 @@ FIXED = [
     (Centre("samples"), lambda x: x - x.mean(axis=1, keepdims=True)),
     (Centre("features"), lambda x: x - x.mean(axis=0, keepdims=True)),
     (Crop(2), lambda x: x[:2]),
+    (Pad(1, 2), lambda x: np.pad(x, ((1, 2), (0, 0)))),
+    (Pad(0, 0), lambda x: x),
     (Softmax(), softmax),
 ]
 

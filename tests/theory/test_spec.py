@@ -16,7 +16,7 @@ from theory.atoms.entrywise import ACTIVATIONS
 from theory.derive import derive
 from theory.layers.activation import Activation, SoftmaxLayer
 from theory.layers.affine import Affine
-from theory.layers.fixed import Cropping, Scaling
+from theory.layers.fixed import Cropping, FeaturePad, Scaling
 from theory.layers.normalisation import BatchNorm, LayerNorm, RMSNorm
 from theory.network import Chain, Repeat, Residual
 from theory.records import FeatureBounds, Shape
@@ -36,7 +36,7 @@ flags = st.booleans()
 
 @st.composite
 def layers(draw: Any):
-    kind = draw(st.sampled_from(["affine", "normalisation", "activation", "softmax", "crop", "scale"]))
+    kind = draw(st.sampled_from(["affine", "normalisation", "activation", "softmax", "crop", "scale", "pad"]))
     if kind == "affine":
         norm = draw(st.sampled_from([None, "row", "entry", "frobenius"]))
         eps = draw(factors) if norm and draw(flags) else symbols.eps
@@ -49,6 +49,8 @@ def layers(draw: Any):
         return Activation(draw(st.sampled_from(list(ACTIVATIONS))))
     if kind == "softmax":
         return SoftmaxLayer()
+    if kind == "pad":
+        return FeaturePad(draw(st.integers(0, 9)), draw(st.integers(0, 9)))
     return Cropping(draw(sizes)) if kind == "crop" else Scaling(draw(factors))
 
 
@@ -101,6 +103,10 @@ BAD = {
     "batch_norm(eps=0)": "eps = 0",
     "batch_norm(shift=true)": "shift without gain",
     "scale(0)": "scale factor 0",
+    "pad(2)": "pad\\(features before, features after\\) is needed",
+    "pad(2, -1)": "not negative",
+    "pad(1/2, 1)": "a whole number",
+    "pad(1, 2, mode=circular)": "unknown option 'mode'",
     "scale(c - 1)": "c - 1",
     "residual()": "residual needs",
     "residual(tanh, skip=-1)": "-1",

@@ -1,7 +1,7 @@
-"""Fixed linear maps `X -> S X` or `X -> X S`: scaling, centring, cropping.
+"""Fixed linear maps `X -> S X` or `X -> X S`: scaling, centring, cropping, padding.
 
-Each is given by the Gram matrix of its output side in the algebra spanned by the identity and the projection `E` on
-constants, `S S^T = alpha I + beta E` with `E^2 = E`; its spectrum is `{alpha, alpha + beta}`, which gives the operator
+Each is given by the Gram matrix of its output side in the algebra spanned by the identity and one projection `E` (on
+constants, on rows of zeros), `S S^T = alpha I + beta E` with `E^2 = E`; its spectrum is `{alpha, alpha + beta}`, which gives the operator
 norm and the least singular value.
 """
 
@@ -186,8 +186,60 @@ class Crop(FixedLinear):
         )
 
 
+@dataclass(frozen=True)
+class Pad(FixedLinear):
+    """`before` rows of zeros above and `after` below: the fixed isometry `[0; I; 0]`, which is not onto where it pads."""
+
+    before: int
+    after: int
+
+    def __post_init__(self) -> None:
+        if min(self.before, self.after) < 0 or not all(isinstance(n, int) for n in (self.before, self.after)):
+            raise ValueError(
+                f"pad({self.before}, {self.after}): give whole numbers of features, not negative; a crop takes features away"
+            )
+
+    @property
+    def total(self) -> int:
+        """Number of rows added."""
+        return self.before + self.after
+
+    @property
+    def formula(self) -> str:
+        return f"X -> [0; X; 0], {self.before} features of zeros before and {self.after} after"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return replace(shape, features=shape.features + self.total)
+
+    def gram(self, shape: Shape) -> tuple[Expr, Expr]:
+        return S.One, S.NegativeOne if self.total else S.Zero
+
+    def steps(self, shape: Shape) -> tuple[Step, ...]:
+        block, added = sympy.Matrix([[0, 0], [1, 0], [0, 1], [0, 0]]), sympy.diag(1, 0, 0, 1)
+        return (
+            Step(
+                "S = [0; I; 0]: S S^T = I - E, E the projection on the rows added",
+                tuple(block * block.T - sympy.eye(4) + added),
+            ),
+            Step(
+                "S^T S = I: norms and the singular values counted by columns stay",
+                tuple(block.T * block - sympy.eye(2)),
+            ),
+        )
+
+    def forward(self, features: FeatureBounds, domain: Domain) -> FeatureBounds:
+        return FeatureBounds.of(
+            self.output_shape(features.shape),
+            features.norms(),
+            sigma_min=features.sigma_min,
+            row_sigma_min=None if self.total else features.row_sigma_min,
+            centred=features.centred,
+            centred_samples=features.centred_samples,
+        )
+
+
 def identity() -> Scale:
     return Scale(S.One)
 
 
-__all__ = ["Centre", "Crop", "FixedLinear", "Scale", "identity"]
+__all__ = ["Centre", "Crop", "FixedLinear", "Pad", "Scale", "identity"]

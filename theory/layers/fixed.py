@@ -1,4 +1,4 @@
-"""Fixed linear layers: scaling and the cropping readout."""
+"""Fixed linear layers: scaling, the cropping readout, and features of zeros around those there are."""
 
 from __future__ import annotations
 
@@ -38,3 +38,17 @@ class Cropping(Layer):
 
     def atoms(self, shape: Shape) -> tuple[Atom, ...]:
         return (fixed_linear.Crop(self.features),)
+
+
+@dataclass(frozen=True)
+class FeaturePad(Layer):
+    """Features of zeros, `before` and `after` those there are, at every position: a fixed isometry, not onto where it pads."""
+
+    before: int
+    after: int
+
+    def __post_init__(self) -> None:
+        fixed_linear.Pad(self.before, self.after)
+
+    def atoms(self, shape: Shape) -> tuple[Atom, ...]:
+        return (fixed_linear.Pad(self.before, self.after),)

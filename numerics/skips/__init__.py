@@ -1,0 +1,1 @@
+"""Skip connections and the speed of training: networks, prediction."""
