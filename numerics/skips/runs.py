@@ -20,15 +20,15 @@ from numerics.readers import Folder, load
 from numerics.report import write_atomically
 from numerics.skips.modules import Described, as_module
 from numerics.skips.protocols import Protocol
-from numerics.spectra import jacobian_singular_values, mean_singular_value
+from numerics.spectra import jacobian_products, jacobian_singular_values, mean_singular_value
 
 Progress = Callable[[int, int], None]
 """`(steps or epochs done, all of them)`."""
 
 PRECISIONS = {"double": torch.float64, "single": torch.float32, "mixed": torch.float32}
 """Of the parameters; `mixed` computes in bfloat16 where torch's autocast says so."""
-PROBES = 4
-"""Probe vectors of a mean singular value that is estimated matrix-free."""
+PROBES, TOLERANCE = 4, 0.02
+"""Probe vectors of a mean singular value that is estimated matrix-free, and the half width of its interval that is aimed at."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,10 @@ def _mean(module: Described, images: Tensor, seed: int) -> Tensor:
     """The mean singular value of the outputs' Jacobian by the first block's input, estimated without the matrix."""
     with torch.no_grad():
         inputs = module.part(images, 0, 1)
-    found = mean_singular_value(lambda x: module.part(x, 1), inputs, probes=PROBES, generator=generator(seed, images.device))
-    return torch.tensor(found.mean, dtype=torch.float64)
+    products = jacobian_products(lambda x: module.part(x, 1), inputs)
+    source = generator(seed, images.device)
+    found = mean_singular_value(products, tolerance=TOLERANCE, probes=PROBES, max_probes=4 * PROBES, generator=source)
+    return found.value.double().reshape(()).cpu()
 
 
 def _epoch(task: Task, module: Described, optimiser: torch.optim.SGD, train: Images | Folder, normalise: Normalisation, epoch: int) -> float:
