@@ -1,0 +1,229 @@
+"""Layers whose first derivatives are taken many at a time: batch norm from primitive operations, convolutions by rows.
+
+PyTorch differentiates `F.batch_norm` one cotangent after the other under `vmap`, and not correctly in every mode; on a CPU in double
+precision it unfolds every image of a convolution. Inside `Linearised` both are replaced by functions with the same values and first
+derivatives; nothing else of a network changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+WASTE = 3.0
+"""A convolution goes by rows where that takes at most so many times the multiplications of the convolution itself."""
+
+
+class Linearised(TorchFunctionMode):
+    """A context in which batch norm and, if `rows`, 2-d convolutions have derivatives made for many cotangents at once.
+
+    * Batch norm with batch statistics: `y = w xhat + b`, `xhat = (x - mean) / s`, `s = sqrt(var + eps)`; its Jacobian is symmetric,
+      `g -> w / s (g - mean(g) - xhat mean(g xhat))`, and is applied in primitive operations, under `vmap` and when it is transposed
+      by a second reverse pass. Running statistics are left alone. Derivatives in `w` and `b` are not provided, nor are derivatives of
+      the Jacobian in `x`: a result of this context serves for products with the Jacobian in the input, and for nothing else.
+    * Batch norm with running statistics: the affine map, in primitive operations.
+    * Convolutions: only on a CPU in float64, without groups and dilation, where the weight needs no gradient. The transposed map is a
+      matrix with bands, multiplied row of the image by row; it cannot be differentiated once more.
+
+    Args:
+        rows: whether convolutions are replaced too.
+    """
+
+    def __init__(self, rows: bool) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            return _batch_norm(*args, **kwargs)
+        if func is torch.batch_norm:
+            x, weight, bias, mean, variance, training, momentum, eps = args[:8]
+            return _batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+        if func is F.conv2d and self.rows:
+            return _conv2d(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    channels = [1, -1, *[1] * (input.dim() - 2)]
+    scale, shift = (None if p is None else p.detach().reshape(channels) for p in (weight, bias))
+    if training:
+        standard: Tensor = _Standardise.apply(input, eps)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        standard = (input - running_mean.reshape(channels)) * (running_var.reshape(channels) + eps).rsqrt()
+    standard = standard if scale is None else standard * scale
+    return standard if shift is None else standard + shift
+
+
+class _Standardise(torch.autograd.Function):
+    """`(x - mean) / sqrt(var + eps)` over all dimensions but the second."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        dims = [0, *range(2, x.dim())]
+        centred = x - x.mean(dims, keepdim=True)
+        inverse = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+        standard = centred * inverse
+        ctx.save_for_backward(standard, inverse)
+        return standard
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        standard, inverse = ctx.saved_tensors
+        dims = [0, *range(2, g.dim())]
+        mean, along = g.mean(dims, keepdim=True), (g * standard).mean(dims, keepdim=True)
+        return torch.addcmul(torch.addcmul(-mean * inverse, g, inverse), standard, -along * inverse), None
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    plain = input.dtype == torch.float64 and input.device.type == "cpu" and input.dim() == 4
+    known = not isinstance(padding, str) and _pair(dilation) == (1, 1) and groups == 1
+    if not (plain and known and weight.grad_fn is None and input.requires_grad):
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    bands = _Bands(weight, _pair(stride), _pair(padding), (input.shape[-2], input.shape[-1]))  # type: ignore[arg-type]
+    if not bands.worthwhile:
+        return F.conv2d(input, weight, bias, stride, padding)  # type: ignore[arg-type]
+    return _Convolve.apply(input, weight, bias, bands)  # type: ignore[no-any-return]
+
+
+class _Convolve(torch.autograd.Function):
+    """A convolution whose vector-Jacobian product is `_Transposed`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, bands: _Bands) -> Tensor:
+        ctx.bands = bands
+        return F.conv2d(x, weight, bias, bands.stride, bands.padding)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _Transposed.apply(g, ctx.bands), None, None, None
+
+
+class _Transposed(torch.autograd.Function):
+    """The transposed convolution; under `vmap` the directions join the samples."""
+
+    @staticmethod
+    def forward(g: Tensor, bands: _Bands) -> Tensor:
+        return bands(g)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None], g: Tensor, bands: _Bands) -> tuple[Tensor, int | None]:
+        if in_dims[0] is None:
+            return bands(g), None
+        g = g.movedim(in_dims[0], 0)
+        return bands(g.flatten(0, 1)).unflatten(0, g.shape[:2]), 0
+
+
+class _Bands:
+    """The transposed convolution as a matrix: `g (N, O, H', W') -> (N, I, H, W)`.
+
+    With the entries of an image ordered by row, channel, column, row `h` of the result depends on few consecutive rows of `g`, by a
+    dense matrix that is the same for all `h` with the same remainder modulo the stride.
+    """
+
+    def __init__(
+        self, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        self.weight, self.stride, self.padding, self.size = weight.detach(), stride, padding, size
+        taps, (height, width) = weight.shape[-2:], size
+        rows, columns = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, taps, stride, strict=True))
+        self.rows = rows
+        source = torch.arange(columns)[:, None] * stride[1] - padding[1] + torch.arange(taps[1])  # (column, tap)
+        picks = (source[..., None] == torch.arange(width)).to(weight)
+        # of tap t: (output channel, column) x (input channel, column)
+        by_tap = torch.einsum("oitk,vkw->toviw", self.weight, picks).flatten(1, 2).flatten(2)
+        self.steps: list[tuple[int, int, Tensor | None]] = []
+        stacked: dict[tuple[int, ...], Tensor] = {}
+        work = 0
+        for h in range(height):
+            reached = [v for v in range(rows) if 0 <= h + padding[0] - v * stride[0] < taps[0]]
+            used = tuple(h + padding[0] - v * stride[0] for v in reached)
+            if used and used not in stacked:
+                stacked[used] = by_tap[list(used)].flatten(0, 1)
+            self.steps.append((reached[0], reached[-1] + 1, stacked[used]) if used else (0, 0, None))
+            work += len(used) * by_tap[0].numel()
+        self.worthwhile = work <= WASTE * rows * columns * weight.numel()
+
+    def __call__(self, g: Tensor) -> Tensor:
+        (height, width), (outputs, inputs) = self.size, self.weight.shape[:2]
+        samples = g.shape[0]
+        block = outputs * g.shape[-1]
+        given = g.transpose(1, 2).reshape(samples, -1)
+        result = g.new_empty(samples, height * inputs * width)
+        for h, (first, last, matrix) in enumerate(self.steps):
+            out = result[:, h * inputs * width : (h + 1) * inputs * width]
+            if matrix is None:
+                out.zero_()
+            else:
+                torch.mm(given[:, first * block : last * block], matrix, out=out)
+        return result.view(samples, height, inputs, width).transpose(1, 2).contiguous()
+
+
+def without_state(
+    f: Callable[[Tensor], Tensor], state: Mapping[str, Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """`f` itself, or a module with its parameters held fixed and with copies of its buffers, which a call then may change.
+
+    Args:
+        f: any callable, or a module.
+        state: replaces parameters and buffers of the module, by name.
+
+    Raises:
+        ValueError: a state for what is no module, or with names that the module lacks.
+    """
+    if not isinstance(f, nn.Module):
+        if state is not None:
+            raise ValueError(f"a state is given for {type(f).__name__}: pass a torch.nn.Module")
+        return f
+    module = f
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    unknown = [name for name in state or {} if name not in own]
+    if unknown:
+        raise ValueError(f"the module has no {', '.join(unknown)}: pass a state_dict of the same architecture")
+    fixed = {name: tensor.detach() for name, tensor in {**own, **(state or {})}.items()}
+
+    def call(x: Tensor) -> Tensor:
+        buffers = {name: fixed[name].clone() for name, _ in module.named_buffers()}
+        result: Tensor = torch.func.functional_call(module, {**fixed, **buffers}, (x,))
+        return result
+
+    return call
