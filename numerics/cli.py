@@ -35,6 +35,11 @@ class Lazy(NamedTuple):
 
 
 LAZY: dict[str, Lazy] = {
+    "skips": Lazy(
+        "numerics.skips_command",
+        "app",
+        "Do skip connections lift singular values and speed up training? Predicted, then run.",
+    ),
     "converge": Lazy(
         "numerics.converge_command",
         "app",

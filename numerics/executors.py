@@ -49,7 +49,9 @@ def executor(where: str = "local") -> Iterator[Executor]:
         return
     kind, _, number = where.partition(":")
     if kind != "local" or (number and not (number.isdigit() and int(number) > 0)):
-        raise ValueError(f"--executor {where}: use local, local:N, or the address of a Dask scheduler such as tcp://host:8786")
+        raise ValueError(
+            f"--executor {where}: use local, local:N, or the address of a Dask scheduler such as tcp://host:8786"
+        )
     processes = ProcessPoolExecutor(
         int(number) if number else min(4, cores()), mp_context=get_context("spawn"), initializer=_quiet
     )

@@ -22,7 +22,7 @@ from numerics.report import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":")
+DASHES: Any = ("-", "--", "-.", ":")
 
 LABELS = {
     "input_jacobian_norm": r"$\|D_X f\|$",
@@ -75,7 +75,7 @@ def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
     return written[0], written[1]
 
 
-def _panels(count: int, width: float = 3.0, height: float = 2.6) -> tuple[Figure, list[Axes]]:
+def panels(count: int, width: float = 3.0, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """A figure (not registered with pyplot) of `count` panels in rows of at most three (four: two by two)."""
     columns = 2 if count == 4 else min(3, max(1, count))
     rows = -(-max(1, count) // columns)
@@ -112,7 +112,7 @@ def tightness_against_depth(rows: Iterable[Mapping[str, Any]], path: str | Path)
     quantities = list(dict.fromkeys(str(r["quantity"]) for r in rows))
     networks = list(dict.fromkeys(str(r["network"]) for r in rows))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(len(quantities))
+        figure, axes = panels(len(quantities))
         for axis, quantity in zip(axes, quantities, strict=False):
             here = [r for r in rows if r["quantity"] == quantity]
             missing = []
@@ -170,7 +170,7 @@ def loss_under_envelope(trajectories: Iterable[Mapping[str, Any]], path: str | P
     found = list(trajectories)
     networks = list(dict.fromkeys(str(t.get("network", "")) for t in found))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(len(networks), width=4.2, height=3.3)
+        figure, axes = panels(len(networks), width=4.2, height=3.3)
         labels = list(dict.fromkeys(str(t["label"]) for t in found))
         for axis, network in zip(axes, networks, strict=False):
             for trajectory in found:
@@ -286,7 +286,7 @@ def singular_values(
         floor = min(floor, *(b for b in bounds.values() if b > 0), top)
     edges = np.geomspace(floor / 1.5, top * 1.5, 70).tolist()
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(len(depths), width=2.9, height=2.5)
+        figure, axes = panels(len(depths), width=2.9, height=2.5)
         for axis, depth in zip(axes, depths, strict=False):
             for index, name in enumerate(("chain", "residual")):
                 if (name, depth) in samples:

@@ -110,11 +110,15 @@ def saved(task: Task) -> Result | None:
             known = json.loads(file.metadata()["settings"])
             losses, spectra, accuracy = (file.get_tensor(name) for name in ("losses", "spectra", "accuracy"))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{task.file} is not the result of a trial ({error}): delete it, or give another --out") from None
+        raise ValueError(
+            f"{task.file} is not the result of a trial ({error}): delete it, or give another --out"
+        ) from None
     ours = json.loads(json.dumps(task.settings))
     for name, value in ours.items():
         if known.get(name) != value:
-            raise ValueError(f"{task.file} is of another run ({name} is {known.get(name)!r}, not {value!r}): give another --out")
+            raise ValueError(
+                f"{task.file} is of another run ({name} is {known.get(name)!r}, not {value!r}): give another --out"
+            )
     return Result(task, losses, spectra, float(accuracy))
 
 
@@ -128,7 +132,9 @@ def images_of(task: Task) -> tuple[Images | Folder, Images | Folder]:
     if protocol.data == "digits":
         return tuple(digits_images(split, protocol.image, task.seed) for split in ("train", "test"))  # type: ignore[return-value]
     if task.folder is None:
-        raise ValueError(f"--protocol {protocol.name} reads {protocol.data} from files: name their folder with --data, or use --protocol digits")
+        raise ValueError(
+            f"--protocol {protocol.name} reads {protocol.data} from files: name their folder with --data, or use --protocol digits"
+        )
     found = [load(protocol.data, task.folder, split) for split in ("train", "test")]  # type: ignore[arg-type]
     return tuple(shaped(each, protocol.image) if isinstance(each, Images) else each for each in found)  # type: ignore[return-value]
 
@@ -190,7 +196,7 @@ def _descend(task: Task, progress: Progress) -> Result:
         gradients = torch.autograd.grad(loss, list(module.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-                parameter -= task.learning_rate * gradient
+                parameter.sub_(task.learning_rate * gradient)
         progress(step + 1, task.protocol.steps)
     return Result(task, torch.stack(losses), torch.stack(spectra) if spectra else torch.zeros(0, 0), float("nan"))
 
@@ -251,7 +257,14 @@ def _mean(module: Described, images: Tensor, seed: int) -> Tensor:
     return found.value.double().reshape(()).cpu()
 
 
-def _epoch(task: Task, module: Described, optimiser: torch.optim.SGD, train: Images | Folder, normalise: Normalisation, epoch: int) -> float:
+def _epoch(
+    task: Task,
+    module: Described,
+    optimiser: torch.optim.SGD,
+    train: Images | Folder,
+    normalise: Normalisation,
+    epoch: int,
+) -> float:
     """One epoch; the mean loss of its batches. Order, crops and flips depend on seed, trial and epoch alone, so all variants see the same."""
     source, protocol = generator(mixed(task.seed, task.trial, epoch, 3)), task.protocol
     module.train()
@@ -264,7 +277,9 @@ def _epoch(task: Task, module: Described, optimiser: torch.optim.SGD, train: Ima
             pixels = random_flip(random_crop(pixels, 4, source), source)
         images = normalise(as_values(pixels).to(task.device), PRECISIONS[task.precision])
         with torch.autocast(images.device.type, torch.bfloat16, enabled=task.precision == "mixed"):
-            loss = torch.nn.functional.cross_entropy(module(images).float() if task.precision == "mixed" else module(images), batch.labels.to(task.device))
+            loss = torch.nn.functional.cross_entropy(
+                module(images).float() if task.precision == "mixed" else module(images), batch.labels.to(task.device)
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
