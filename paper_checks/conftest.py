@@ -13,6 +13,9 @@ KEYS = ("claim", "leg", "bound", "measured", "tightness", "verdict")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--data", default=None, help="folder of MNIST in its published format, for the checks that can use it"
+    )
     parser.addoption("--report", default=None, help="folder for the paper checks' rows (paper_checks.json)")
 
 

@@ -25,9 +25,13 @@ def test_local_processes_do_the_work_elsewhere() -> None:
 
 
 def test_an_error_inside_stops_the_processes() -> None:
-    with pytest.raises(RuntimeError, match="stop"), executor("local:1") as pool:
-        pool.submit(square, 2).result()
-        raise RuntimeError("stop")
+    def interrupted() -> None:
+        with executor("local:1") as pool:
+            pool.submit(square, 2).result()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
 
 
 def test_a_dask_cluster_by_its_address() -> None:
@@ -41,7 +45,10 @@ def test_a_dask_cluster_by_its_address() -> None:
 
 def test_no_scheduler_is_named_with_its_address() -> None:
     pytest.importorskip("distributed", reason='the extra "dask" is not installed')
-    with pytest.raises(OSError, match="no Dask scheduler answers at tcp://127.0.0.1:9"), executor("tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"),
+        executor("tcp://127.0.0.1:9"),
+    ):
         pass
 
 
