@@ -69,33 +69,37 @@ def _batch_norm(
     channels = [1, -1, *[1] * (input.dim() - 2)]
     scale, shift = (None if p is None else p.detach().reshape(channels) for p in (weight, bias))
     if training:
-        standard: Tensor = _Standardise.apply(input, eps)
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        standard = (input - running_mean.reshape(channels)) * (running_var.reshape(channels) + eps).rsqrt()
-    standard = standard if scale is None else standard * scale
-    return standard if shift is None else standard + shift
+        return _Standardise.apply(input, scale, shift, eps)  # type: ignore[no-any-return]
+    if running_mean is None or running_var is None:
+        raise ValueError(
+            "batch norm in evaluation mode has no running statistics: use training mode or track_running_stats"
+        )
+    factor = (running_var.reshape(channels) + eps).rsqrt() * (1 if scale is None else scale)
+    result = (input - running_mean.reshape(channels)) * factor
+    return result if shift is None else result + shift
 
 
 class _Standardise(torch.autograd.Function):
-    """`(x - mean) / sqrt(var + eps)` over all dimensions but the second."""
+    """`(x - mean) / sqrt(var + eps) * scale + shift`, the statistics over all dimensions but the second."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
         dims = [0, *range(2, x.dim())]
         centred = x - x.mean(dims, keepdim=True)
         inverse = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
         standard = centred * inverse
-        ctx.save_for_backward(standard, inverse)
-        return standard
+        factor = inverse if scale is None else inverse * scale
+        ctx.save_for_backward(standard, factor)
+        result = standard if scale is None else standard * scale
+        return result if shift is None else result + shift
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        standard, inverse = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        standard, factor = ctx.saved_tensors
         dims = [0, *range(2, g.dim())]
         mean, along = g.mean(dims, keepdim=True), (g * standard).mean(dims, keepdim=True)
-        return torch.addcmul(torch.addcmul(-mean * inverse, g, inverse), standard, -along * inverse), None
+        centred = torch.addcmul(-mean * factor, g, factor)
+        return torch.addcmul(centred, standard, -along * factor), None, None, None
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ Function = Callable[[Tensor], Tensor]
 
 PIECE = 1024
 """Length of the partial sums of a Gram matrix: its rounding grows with this and with the number of pieces, not with their product."""
-CACHED = 2**22
+CACHED = 2**21
 """Bytes of Jacobian rows computed at once on a CPU."""
 
 
@@ -98,9 +98,9 @@ def _jacobian(f: Function, x: Tensor, memory: int) -> Tensor:
             f"a Jacobian of {m} x {n} needs {m * n * size} bytes, above the budget of {memory}: use spectral_density, "
             "mean_singular_value and extreme_singular_values, or raise memory"
         )
-    jacobian = leaf.new_zeros(m, n)
     if not outputs.requires_grad:
-        return jacobian
+        return leaf.new_zeros(m, n)
+    jacobian = leaf.new_empty(m, n)
     block = max(1, (CACHED if leaf.device.type == "cpu" else memory // 16) // (n * size))
 
     def pull(cotangent: Tensor) -> Tensor:
