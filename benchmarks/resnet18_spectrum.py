@@ -70,7 +70,7 @@ def main() -> None:
     synchronise(device)
     print(f"graphs of the products built in {time.perf_counter() - begin:.1f} s")
 
-    largest, _ = extreme_singular_values(products, tolerance=0.01, generator=generator(0))
+    largest, _ = extreme_singular_values(products, tolerance=0.003, generator=generator(0))
     print(
         f"largest singular value {float(largest.value):.6g}, relative residual {float(largest.residual):.1e}, "
         f"{'converged' if bool(largest.converged) else 'NOT converged'}, {largest.iterations} products, "
@@ -86,7 +86,7 @@ def main() -> None:
             flush=True,
         )
 
-    mean = mean_singular_value(products, tolerance=0.02, probes=4, generator=generator(1), progress=told)
+    mean = mean_singular_value(products, tolerance=0.02, probes=4, steps=8, generator=generator(1), progress=told)
     synchronise(device)
     print(f"all in {time.perf_counter() - begin:.1f} s, peak memory {peak(device)}, mean converged: {mean.converged}")
     if given.density:
