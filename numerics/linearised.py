@@ -8,6 +8,7 @@ derivatives; nothing else of a network changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,18 +21,19 @@ WASTE = 3.0
 
 
 class Linearised(TorchFunctionMode):
-    """A context in which batch norm and, if `rows`, 2-d convolutions have derivatives made for many cotangents at once.
+    """A context in which batch norm and 2-d convolutions have Jacobians that are cheap to apply many times, both ways.
 
     * Batch norm with batch statistics: `y = w xhat + b`, `xhat = (x - mean) / s`, `s = sqrt(var + eps)`; its Jacobian is symmetric,
-      `g -> w / s (g - mean(g) - xhat mean(g xhat))`, and is applied in primitive operations, under `vmap` and when it is transposed
-      by a second reverse pass. Running statistics are left alone. Derivatives in `w` and `b` are not provided, nor are derivatives of
-      the Jacobian in `x`: a result of this context serves for products with the Jacobian in the input, and for nothing else.
+      `g -> w / s (g - mean(g) - xhat mean(g xhat))`, and is applied in primitive operations. Running statistics are left alone.
     * Batch norm with running statistics: the affine map, in primitive operations.
-    * Convolutions: only on a CPU in float64, without groups and dilation, where the weight needs no gradient. The transposed map is a
-      matrix with bands, multiplied row of the image by row; it cannot be differentiated once more.
+    * Convolutions whose weight does not depend on `x`: the transposed map, and the convolution as derivative of that. With `rows` in
+      float64 on a CPU, without groups and dilation, the transposed map is a matrix with bands, multiplied row of the image by row.
+
+    Derivatives in weights and biases of these layers are not provided, nor are those of the Jacobian in `x`: a result of this context
+    serves for products with the Jacobian in the input, and for nothing else.
 
     Args:
-        rows: whether convolutions are replaced too.
+        rows: whether convolutions may go by rows of the image, which works outside of transforms and under `torch.func.vmap` only.
     """
 
     def __init__(self, rows: bool) -> None:
@@ -51,8 +53,8 @@ class Linearised(TorchFunctionMode):
         if func is torch.batch_norm:
             x, weight, bias, mean, variance, training, momentum, eps = args[:8]
             return _batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
-        if func is F.conv2d and self.rows:
-            return _conv2d(*args, **kwargs)
+        if func is F.conv2d:
+            return _conv2d(self.rows, *args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -69,88 +71,137 @@ def _batch_norm(
     channels = [1, -1, *[1] * (input.dim() - 2)]
     scale, shift = (None if p is None else p.detach().reshape(channels) for p in (weight, bias))
     if training:
-        standard: Tensor = _Standardise.apply(input, eps)
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        standard = (input - running_mean.reshape(channels)) * (running_var.reshape(channels) + eps).rsqrt()
-    standard = standard if scale is None else standard * scale
-    return standard if shift is None else standard + shift
+        return _Standardise.apply(input, scale, shift, eps)  # type: ignore[no-any-return]
+    if running_mean is None or running_var is None:
+        raise ValueError(
+            "batch norm in evaluation mode has no running statistics: use training mode or track_running_stats"
+        )
+    factor = (running_var.reshape(channels) + eps).rsqrt() * (1 if scale is None else scale)
+    result = (input - running_mean.reshape(channels)) * factor
+    return result if shift is None else result + shift
 
 
 class _Standardise(torch.autograd.Function):
-    """`(x - mean) / sqrt(var + eps)` over all dimensions but the second."""
+    """`(x - mean) / sqrt(var + eps) * scale + shift`, the statistics over all dimensions but the second."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
         dims = [0, *range(2, x.dim())]
         centred = x - x.mean(dims, keepdim=True)
         inverse = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
         standard = centred * inverse
-        ctx.save_for_backward(standard, inverse)
-        return standard
+        factor = inverse if scale is None else inverse * scale
+        ctx.save_for_backward(standard, factor)
+        result = standard if scale is None else standard * scale
+        return result if shift is None else result + shift
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        standard, inverse = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        standard, factor = ctx.saved_tensors
         dims = [0, *range(2, g.dim())]
         mean, along = g.mean(dims, keepdim=True), (g * standard).mean(dims, keepdim=True)
-        return torch.addcmul(torch.addcmul(-mean * inverse, g, inverse), standard, -along * inverse), None
+        centred = torch.addcmul(-mean * factor, g, factor)
+        return torch.addcmul(centred, standard, -along * factor), None, None, None
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def _conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | str | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
-    plain = input.dtype == torch.float64 and input.device.type == "cpu" and input.dim() == 4
-    known = not isinstance(padding, str) and _pair(dilation) == (1, 1) and groups == 1
-    if not (plain and known and weight.grad_fn is None and input.requires_grad):
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
-    bands = _Bands(weight, _pair(stride), _pair(padding), (input.shape[-2], input.shape[-1]))  # type: ignore[arg-type]
-    if not bands.worthwhile:
-        return F.conv2d(input, weight, bias, stride, padding)  # type: ignore[arg-type]
-    return _Convolve.apply(input, weight, bias, bands)  # type: ignore[no-any-return]
+def _conv2d(rows: bool, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    names = ("stride", "padding", "dilation", "groups")
+    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **dict(zip(names, args, strict=False)), **kwargs}
+    if input.dim() != 4 or isinstance(options["padding"], str) or weight.grad_fn is not None or not input.requires_grad:
+        return F.conv2d(input, weight, bias, **options)
+    stride, padding, dilation = (_pair(options[name]) for name in names[:3])
+    transposed = _Transposed(weight.detach(), stride, padding, dilation, options["groups"], tuple(input.shape[1:]))
+    if (
+        rows
+        and input.dtype == torch.float64
+        and input.device.type == "cpu"
+        and dilation == (1, 1)
+        and options["groups"] == 1
+    ):
+        bands = _Bands(transposed)
+        transposed = replace(transposed, bands=bands if bands.worthwhile else None)
+    return _Convolve.apply(input, bias, transposed)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Transposed:
+    """A convolution without bias, and its transpose `g (N, O, H', W') -> (N, I, H, W)`, by rows of the image where `bands` says how."""
+
+    weight: Tensor
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    shape: tuple[int, ...]
+    bands: _Bands | None = None
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def __call__(self, g: Tensor) -> Tensor:
+        if self.bands is not None:
+            return self.bands(g)
+        like = g.new_empty(1).expand(g.shape[0], *self.shape)
+        found = torch.ops.aten.convolution_backward(
+            g,
+            like,
+            self.weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            [0, 0],
+            self.groups,
+            [True, False, False],
+        )
+        result: Tensor = found[0]
+        return result
 
 
 class _Convolve(torch.autograd.Function):
-    """A convolution whose vector-Jacobian product is `_Transposed`."""
+    """A convolution whose vector-Jacobian product is `_Pull`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, bands: _Bands) -> Tensor:
-        ctx.bands = bands
-        return F.conv2d(x, weight, bias, bands.stride, bands.padding)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, transposed: _Transposed) -> Tensor:
+        ctx.transposed = transposed
+        return transposed.forward(x, None if bias is None else bias.detach())
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _Transposed.apply(g, ctx.bands), None, None, None
+        return _Pull.apply(g, ctx.transposed), None, None
 
 
-class _Transposed(torch.autograd.Function):
-    """The transposed convolution; under `vmap` the directions join the samples."""
+class _Pull(torch.autograd.Function):
+    """The transposed convolution, with the convolution as its own derivative; under `vmap` the directions join the samples.
+
+    PyTorch's own second derivative of a convolution takes two convolutions for it.
+    """
 
     @staticmethod
-    def forward(g: Tensor, bands: _Bands) -> Tensor:
-        return bands(g)
+    def forward(g: Tensor, transposed: _Transposed) -> Tensor:
+        return transposed(g)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
+        ctx.transposed = inputs[1]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], g: Tensor, bands: _Bands) -> tuple[Tensor, int | None]:
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.transposed.forward(v), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, None], g: Tensor, transposed: _Transposed
+    ) -> tuple[Tensor, int | None]:
         if in_dims[0] is None:
-            return bands(g), None
+            return transposed(g), None
         g = g.movedim(in_dims[0], 0)
-        return bands(g.flatten(0, 1)).unflatten(0, g.shape[:2]), 0
+        return transposed(g.flatten(0, 1)).unflatten(0, g.shape[:2]), 0
 
 
 class _Bands:
@@ -160,13 +211,10 @@ class _Bands:
     dense matrix that is the same for all `h` with the same remainder modulo the stride.
     """
 
-    def __init__(
-        self, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], size: tuple[int, int]
-    ) -> None:
-        self.weight, self.stride, self.padding, self.size = weight.detach(), stride, padding, size
-        taps, (height, width) = weight.shape[-2:], size
-        rows, columns = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, taps, stride, strict=True))
-        self.rows = rows
+    def __init__(self, of: _Transposed) -> None:
+        self.weight, self.size, stride, padding = of.weight, of.shape[1:], of.stride, of.padding
+        weight, taps, (height, width) = of.weight, of.weight.shape[-2:], self.size
+        rows, columns = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(self.size, padding, taps, stride, strict=True))
         source = torch.arange(columns)[:, None] * stride[1] - padding[1] + torch.arange(taps[1])  # (column, tap)
         picks = (source[..., None] == torch.arange(width)).to(weight)
         # of tap t: (output channel, column) x (input channel, column)

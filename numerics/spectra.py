@@ -23,7 +23,7 @@ Function = Callable[[Tensor], Tensor]
 
 PIECE = 1024
 """Length of the partial sums of a Gram matrix: its rounding grows with this and with the number of pieces, not with their product."""
-CACHED = 2**22
+CACHED = 2**21
 """Bytes of Jacobian rows computed at once on a CPU."""
 
 
@@ -98,9 +98,9 @@ def _jacobian(f: Function, x: Tensor, memory: int) -> Tensor:
             f"a Jacobian of {m} x {n} needs {m * n * size} bytes, above the budget of {memory}: use spectral_density, "
             "mean_singular_value and extreme_singular_values, or raise memory"
         )
-    jacobian = leaf.new_zeros(m, n)
     if not outputs.requires_grad:
-        return jacobian
+        return leaf.new_zeros(m, n)
+    jacobian = leaf.new_empty(m, n)
     block = max(1, (CACHED if leaf.device.type == "cpu" else memory // 16) // (n * size))
 
     def pull(cotangent: Tensor) -> Tensor:
@@ -238,12 +238,9 @@ class _Bidiagonal:
     def steps(self) -> int:
         return self.alphas.shape[1]
 
-    def matrix(self, extended: bool) -> Tensor:
-        """`B`, `(S, k, k)`, or `[B, beta_k e_k]` with a row of zeros below, `(S, k + 1, k + 1)`."""
-        alphas, betas = self.alphas, self.betas
-        if not extended:
-            return torch.diag_embed(alphas) + torch.diag_embed(betas[:, :-1], 1)
-        return torch.diag_embed(torch.nn.functional.pad(alphas, (0, 1))) + torch.diag_embed(betas, 1)
+
+def _bidiagonal(diagonal: Tensor, above: Tensor) -> Tensor:
+    return torch.diag_embed(diagonal) + torch.diag_embed(above, 1)
 
 
 def _begin(start: Tensor, large: int) -> _Bidiagonal:
@@ -327,7 +324,7 @@ def extreme_singular_values(
     state = _begin(start, max(products.rows, products.columns))
     while True:
         state = _lengthen(products, state, min(1 if state.steps < 20 else 5, limit - state.steps))
-        left, values, right = torch.linalg.svd(state.matrix(extended=False)[0])
+        left, values, right = torch.linalg.svd(_bidiagonal(state.alphas, state.betas[:, :-1])[0])
         estimates = state.betas[0, -1] * left[-1].abs()
         goal = 0.9 * tolerance * values
         reached = estimates <= goal
@@ -395,19 +392,29 @@ class Estimate:
 class SpectralDensity:
     """Stochastic Lanczos quadrature: for each of `P` random unit vectors `z` of the small side, `sum_i <z, w_i>^2 delta(sigma_i)`.
 
-    The mean of that measure over `z` is the distribution of the singular values. Two quadratures bracket integrals against it:
-    Gauss's with `k` nodes and Gauss-Radau's with `k + 1`, one of them 0.
+    The mean of that measure over `z` is the distribution of the singular values. Known of it are the integrals of polynomials in `sigma^2` up
+    to the degree `2 k`, in the form of a bidiagonal matrix; quadratures from it bracket other integrals.
 
     Attributes:
-        gauss, radau: pairs (nodes, weights), `(P, k)` and `(P, k + 1)`; the nodes are singular values; weights sum to 1 for each probe.
+        alphas, betas: `(P, k)` in float64, the diagonal and what stands right of it.
         size: number of singular values, `min(m, n)`.
         confidence: of the intervals.
     """
 
-    gauss: tuple[Tensor, Tensor]
-    radau: tuple[Tensor, Tensor]
+    alphas: Tensor
+    betas: Tensor
     size: int
     confidence: float
+
+    @property
+    def gauss(self) -> tuple[Tensor, Tensor]:
+        """Nodes (singular values) and weights of Gauss's quadrature, `(P, k)` each; weights sum to 1 for each probe."""
+        return _rule(_bidiagonal(self.alphas, self.betas[:, :-1]))
+
+    @property
+    def radau(self) -> tuple[Tensor, Tensor]:
+        """The same for Gauss-Radau's with one node at 0, `(P, k + 1)` each."""
+        return _rule(_bidiagonal(torch.nn.functional.pad(self.alphas, (0, 1)), self.betas))
 
     def mean(self, tolerance: float = math.inf) -> Estimate:
         """The mean singular value `(1 / min(m, n)) sum sigma_i`.
@@ -421,24 +428,30 @@ class SpectralDensity:
     def share_below(self, points: Tensor) -> Estimate:
         """The share of the singular values that are at most `t`, for every entry `t` of `points (T,)`.
 
-        For each probe the measure of `[0, t]` lies between the weights of Gauss's nodes up to `t` but the last, and those up to `t` and
-        the next (inequalities of Chebyshev, Markov and Stieltjes), so the interval holds at any number of steps.
+        For each probe the measure of `[0, t]` lies between the weights below `t` and those up to `t` of the quadrature that has a node
+        at `t` (inequalities of Chebyshev, Markov and Stieltjes), so the interval holds at any number of steps, up to rounding.
         """
-        order = self.gauss[0].argsort(1)
-        nodes, weights = (part.gather(1, order) for part in self.gauss)
-        count = (nodes.unsqueeze(2) <= points.to(nodes)).sum(1)  # (P, T)
-        sums = torch.nn.functional.pad(weights.cumsum(1), (1, 0))
-        lower = sums.gather(1, (count - 1).clamp(min=0))
-        upper = sums.gather(1, (count + 1).clamp(max=nodes.shape[1]))
-        below = self._interval(lower, upper, math.inf)
-        return Estimate(
-            below.value,
-            below.low.clamp(min=0),
-            below.high.clamp(max=1),
-            self.confidence,
-            *self._cost(),
-            below.converged,
-        )
+        bidiagonal = _bidiagonal(self.alphas, self.betas[:, :-1])
+        _, roots, right = torch.linalg.svd(bidiagonal)
+        nodes, ends = roots.square(), right[..., -1].square()
+        squares = points.to(nodes).square()[:, None, None]  # (T, 1, 1)
+        nearest = 1e-9 * nodes.amax(-1, keepdim=True).clamp(min=torch.finfo(nodes.dtype).tiny)
+        gaps = nodes - squares  # (T, P, k)
+        gaps = torch.where(gaps.abs() > nearest, gaps, nearest)
+        last = squares[..., 0] + self.betas[:, -1].square() * (ends / gaps).sum(-1)
+        gram = torch.nn.functional.pad(bidiagonal.mT @ bidiagonal, (0, 1, 0, 1)).repeat(len(points), 1, 1, 1)
+        gram[..., -1, -2] = gram[..., -2, -1] = self.alphas[:, -1] * self.betas[:, -1]
+        gram[..., -1, -1] = last
+        nodes, vectors = torch.linalg.eigh(gram)
+        weights = vectors[..., 0, :].square()
+        index = (nodes - squares).abs().argmin(-1, keepdim=True)
+        sums = weights.cumsum(-1)
+        upper = sums.gather(-1, index).squeeze(-1)
+        lower = upper - weights.gather(-1, index).squeeze(-1)
+        inside = (points.to(nodes) >= 0)[:, None]
+        below = self._interval((lower * inside).mT, (upper * inside).mT, math.inf)
+        low, high = below.low.clamp(min=0), below.high.clamp(max=1)
+        return Estimate(below.value, low, high, self.confidence, *self._cost(), below.converged)
 
     def smooth(self, points: Tensor, width: float) -> Estimate:
         """The density of the singular values convolved with a Gaussian of standard deviation `width`, at `points (T,)`.
@@ -457,7 +470,7 @@ class SpectralDensity:
         return self._interval(each, each, math.inf)
 
     def _cost(self) -> tuple[int, int]:
-        probes, steps = self.gauss[0].shape
+        probes, steps = self.alphas.shape
         return probes, 2 * probes * steps
 
     def _interval(self, lower: Tensor, upper: Tensor, tolerance: float) -> Estimate:
@@ -505,8 +518,8 @@ def spectral_density(
     for first in range(0, probes, group):
         start = draw((min(group, probes - first), products.small), products.like, generator)
         runs.append(_lengthen(products, _begin(start, large), steps))
-    rules = [_rule(torch.cat([run.matrix(extended) for run in runs])) for extended in (False, True)]
-    return SpectralDensity(rules[0], rules[1], products.small, confidence)
+    alphas, betas = torch.cat([run.alphas for run in runs]), torch.cat([run.betas for run in runs])
+    return SpectralDensity(alphas, betas, products.small, confidence)
 
 
 def _rule(bidiagonal: Tensor) -> tuple[Tensor, Tensor]:
@@ -547,7 +560,7 @@ def mean_singular_value(
     generator = generator or torch.Generator().manual_seed(0)
     density: SpectralDensity | None = None
     while True:
-        count = 0 if density is None else len(density.gauss[0])
+        count = 0 if density is None else len(density.alphas)
         more = spectral_density(
             products,
             probes=max(2, min(probes, max_probes - count)),
@@ -565,10 +578,7 @@ def mean_singular_value(
 
 
 def _joined(a: SpectralDensity, b: SpectralDensity) -> SpectralDensity:
-    gauss, radau = (
-        (torch.cat([p[0], q[0]]), torch.cat([p[1], q[1]])) for p, q in ((a.gauss, b.gauss), (a.radau, b.radau))
-    )
-    return SpectralDensity(gauss, radau, a.size, a.confidence)
+    return SpectralDensity(torch.cat([a.alphas, b.alphas]), torch.cat([a.betas, b.betas]), a.size, a.confidence)
 
 
 def student(confidence: float, freedom: int) -> float:
