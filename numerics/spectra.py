@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -107,10 +108,23 @@ def _jacobian(f: Function, x: Tensor, memory: int) -> Tensor:
         (rows,) = torch.autograd.grad(outputs, leaf, cotangent, retain_graph=True, materialize_grads=True)
         return rows
 
-    for first in range(0, m, block):
+    def fill(first: int) -> None:
         last = min(first + block, m)
         units = torch.eye(last - first, m, dtype=leaf.dtype, device=leaf.device).roll(first, 1)
         jacobian[first:last] = torch.func.vmap(pull)(units).flatten(1)
+
+    threads = torch.get_num_threads() if leaf.device.type == "cpu" else 1
+    if threads == 1:
+        for first in range(0, m, block):
+            fill(first)
+        return jacobian
+    # blocks of rows side by side: one layer of a few rows is too small to be shared between threads
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, range(0, m, block)))
+    finally:
+        torch.set_num_threads(threads)
     return jacobian
 
 
