@@ -84,6 +84,8 @@ def _batch_norm(
 class _Standardise(torch.autograd.Function):
     """`(x - mean) / sqrt(var + eps) * scale + shift`, the statistics over all dimensions but the second."""
 
+    leading = True  # its derivative takes cotangents with a leading dimension
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
         dims = [0, *range(2, x.dim())]
@@ -98,10 +100,13 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         standard, factor = ctx.saved_tensors
-        dims = [0, *range(2, g.dim())]
+        channel = 1 - standard.dim()
+        dims = [i for i in range(-standard.dim(), 0) if i != channel]
         mean, along = g.mean(dims, keepdim=True), (g * standard).mean(dims, keepdim=True)
-        centred = torch.addcmul(-mean * factor, g, factor)
-        return torch.addcmul(centred, standard, -along * factor), None, None, None
+        removed = (standard * along).add_(
+            mean
+        )  # in place where nothing is lost: passes over memory are what this costs
+        return (g - removed).mul_(factor), None, None, None
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -166,6 +171,8 @@ class _Transposed:
 class _Convolve(torch.autograd.Function):
     """A convolution whose vector-Jacobian product is `_Pull`."""
 
+    leading = True  # as above
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, transposed: _Transposed) -> Tensor:
         ctx.transposed = transposed
@@ -173,6 +180,8 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if g.dim() > 4:
+            return ctx.transposed(g.flatten(0, 1)).unflatten(0, g.shape[:2]), None, None
         return _Pull.apply(g, ctx.transposed), None, None
 
 

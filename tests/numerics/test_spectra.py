@@ -31,6 +31,7 @@ from numerics.spectra import (
     spectral_density,
     student,
 )
+from numerics.sweep import Sweep
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
 from theory.network import chain
@@ -159,6 +160,43 @@ def test_a_convolution_by_rows_is_the_convolution(
 
     reference = torch.linalg.svdvals(dense(f, x))
     assert (jacobian_singular_values(f, x) - reference).abs().max() <= 1e-10 * reference[0]
+
+
+def in_place(x: Tensor) -> Tensor:
+    y = x.square()
+    y[:, 0].mul_(x[:, 1])
+    return y.sum(1)
+
+
+MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "the identity": lambda x: x,
+    "broadcasting": lambda x: (x[:, :1] + x.mean() - x) * x[0],
+    "several outputs of one node": lambda x: torch.cat([part.exp() for part in x.split(1)][::-1]),
+    "a view changed in place": in_place,
+    "one tensor used many times": lambda x: x.tanh() @ x.mT.sigmoid() + x.relu() @ x.mT,
+    "a scalar": lambda x: x.prod(),
+    "a part that no gradient passes": lambda x: x.round() + x[:1].detach() * x,
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_any_graph_gives_the_jacobian_of_pytorch(name: str) -> None:
+    x = gaussian(4, 5)
+    reference = torch.linalg.svdvals(dense(MAPS[name], x))
+    assert (jacobian_singular_values(MAPS[name], x) - reference).abs().max() <= 1e-12 * reference[0]
+
+
+def test_a_map_that_only_its_weights_make_differentiable_has_jacobian_zero() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    assert torch.equal(jacobian_singular_values(lambda x: 2 * weight, torch.ones(4)), torch.zeros(3, dtype=DTYPE))
+
+
+def test_graphs_that_the_sweep_cannot_walk_are_refused() -> None:
+    x = gaussian(4, 5).requires_grad_()
+    for name in ("several outputs of one node", "a view changed in place"):
+        with pytest.raises(NotImplementedError):
+            Sweep(MAPS[name](x), x)
+    assert torch.equal(Sweep(x.tanh(), x)(torch.ones(1, 4, 5, dtype=DTYPE))[0], 1 - x.detach().tanh().square())
 
 
 def test_nothing_in_the_module_changes() -> None:
