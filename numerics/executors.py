@@ -13,7 +13,7 @@ from typing import Any
 try:
     import distributed
 except ImportError:  # an optional extra
-    distributed = None
+    distributed = None  # type: ignore[assignment]
 
 
 def cores() -> int:
