@@ -1,4 +1,4 @@
-"""Layers whose first derivatives are taken many at a time: batch norm from primitive operations, convolutions by rows.
+"""Layers whose first derivatives are taken many at a time: batch norm from primitive operations, convolutions as products.
 
 PyTorch differentiates `F.batch_norm` one cotangent after the other under `vmap`, and not correctly in every mode; on a CPU in double
 precision it unfolds every image of a convolution. Inside `Linearised` both are replaced by functions with the same values and first
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-WASTE = 3.0
-"""A convolution goes by rows where that takes at most so many times the multiplications of the convolution itself."""
+from numerics.tiles import Tiles
 
 
 class Linearised(TorchFunctionMode):
@@ -26,19 +25,19 @@ class Linearised(TorchFunctionMode):
     * Batch norm with batch statistics: `y = w xhat + b`, `xhat = (x - mean) / s`, `s = sqrt(var + eps)`; its Jacobian is symmetric,
       `g -> w / s (g - mean(g) - xhat mean(g xhat))`, and is applied in primitive operations. Running statistics are left alone.
     * Batch norm with running statistics: the affine map, in primitive operations.
-    * Convolutions whose weight does not depend on `x`: the transposed map, and the convolution as derivative of that. With `rows` in
-      float64 on a CPU, without groups and dilation, the transposed map is a matrix with bands, multiplied row of the image by row.
+    * Convolutions whose weight does not depend on `x`: the transposed map, and the convolution as derivative of that. With `dense`, in
+      float64 on a CPU without groups and dilation, the transposed map is a product with dense matrices (`numerics.tiles`).
 
     Derivatives in weights and biases of these layers are not provided, nor are those of the Jacobian in `x`: a result of this context
     serves for products with the Jacobian in the input, and for nothing else.
 
     Args:
-        rows: whether convolutions may go by rows of the image, which works outside of transforms and under `torch.func.vmap` only.
+        dense: whether convolutions may be dense products, which `is_grads_batched` of `torch.autograd.grad` does not support.
     """
 
-    def __init__(self, rows: bool) -> None:
+    def __init__(self, dense: bool) -> None:
         super().__init__()
-        self.rows = rows
+        self.dense = dense
 
     def __torch_function__(
         self,
@@ -54,7 +53,7 @@ class Linearised(TorchFunctionMode):
             x, weight, bias, mean, variance, training, momentum, eps = args[:8]
             return _batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
         if func is F.conv2d:
-            return _conv2d(self.rows, *args, **kwargs)
+            return _conv2d(self.dense, *args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -113,28 +112,25 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def _conv2d(rows: bool, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+def _conv2d(
+    dense: bool, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
     names = ("stride", "padding", "dilation", "groups")
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **dict(zip(names, args, strict=False)), **kwargs}
     if input.dim() != 4 or isinstance(options["padding"], str) or weight.grad_fn is not None or not input.requires_grad:
         return F.conv2d(input, weight, bias, **options)
     stride, padding, dilation = (_pair(options[name]) for name in names[:3])
     transposed = _Transposed(weight.detach(), stride, padding, dilation, options["groups"], tuple(input.shape[1:]))
-    if (
-        rows
-        and input.dtype == torch.float64
-        and input.device.type == "cpu"
-        and dilation == (1, 1)
-        and options["groups"] == 1
-    ):
-        bands = _Bands(transposed)
-        transposed = replace(transposed, bands=bands if bands.worthwhile else None)
+    plain = dilation == (1, 1) and options["groups"] == 1
+    if dense and plain and input.dtype == torch.float64 and input.device.type == "cpu":
+        tiles = Tiles(transposed.weight, stride, padding, (input.shape[-2], input.shape[-1]))
+        transposed = replace(transposed, tiles=tiles if tiles.worthwhile else None)
     return _Convolve.apply(input, bias, transposed)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class _Transposed:
-    """A convolution without bias, and its transpose `g (N, O, H', W') -> (N, I, H, W)`, by rows of the image where `bands` says how."""
+    """A convolution without bias, and its transpose `g (N, O, H', W') -> (N, I, H, W)`, by `tiles` where they are given."""
 
     weight: Tensor
     stride: tuple[int, int]
@@ -142,14 +138,14 @@ class _Transposed:
     dilation: tuple[int, int]
     groups: int
     shape: tuple[int, ...]
-    bands: _Bands | None = None
+    tiles: Tiles | None = None
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def __call__(self, g: Tensor) -> Tensor:
-        if self.bands is not None:
-            return self.bands(g)
+        if self.tiles is not None:
+            return self.tiles(g)
         like = g.new_empty(1).expand(g.shape[0], *self.shape)
         found = torch.ops.aten.convolution_backward(
             g,
@@ -211,48 +207,6 @@ class _Pull(torch.autograd.Function):
             return transposed(g), None
         g = g.movedim(in_dims[0], 0)
         return transposed(g.flatten(0, 1)).unflatten(0, g.shape[:2]), 0
-
-
-class _Bands:
-    """The transposed convolution as a matrix: `g (N, O, H', W') -> (N, I, H, W)`.
-
-    With the entries of an image ordered by row, channel, column, row `h` of the result depends on few consecutive rows of `g`, by a
-    dense matrix that is the same for all `h` with the same remainder modulo the stride.
-    """
-
-    def __init__(self, of: _Transposed) -> None:
-        self.weight, self.size, stride, padding = of.weight, of.shape[1:], of.stride, of.padding
-        weight, taps, (height, width) = of.weight, of.weight.shape[-2:], self.size
-        rows, columns = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(self.size, padding, taps, stride, strict=True))
-        source = torch.arange(columns)[:, None] * stride[1] - padding[1] + torch.arange(taps[1])  # (column, tap)
-        picks = (source[..., None] == torch.arange(width)).to(weight)
-        # of tap t: (output channel, column) x (input channel, column)
-        by_tap = torch.einsum("oitk,vkw->toviw", self.weight, picks).flatten(1, 2).flatten(2)
-        self.steps: list[tuple[int, int, Tensor | None]] = []
-        stacked: dict[tuple[int, ...], Tensor] = {}
-        work = 0
-        for h in range(height):
-            reached = [v for v in range(rows) if 0 <= h + padding[0] - v * stride[0] < taps[0]]
-            used = tuple(h + padding[0] - v * stride[0] for v in reached)
-            if used and used not in stacked:
-                stacked[used] = by_tap[list(used)].flatten(0, 1)
-            self.steps.append((reached[0], reached[-1] + 1, stacked[used]) if used else (0, 0, None))
-            work += len(used) * by_tap[0].numel()
-        self.worthwhile = work <= WASTE * rows * columns * weight.numel()
-
-    def __call__(self, g: Tensor) -> Tensor:
-        (height, width), (outputs, inputs) = self.size, self.weight.shape[:2]
-        samples = g.shape[0]
-        block = outputs * g.shape[-1]
-        given = g.transpose(1, 2).reshape(samples, -1)
-        result = g.new_empty(samples, height * inputs * width)
-        for h, (first, last, matrix) in enumerate(self.steps):
-            out = result[:, h * inputs * width : (h + 1) * inputs * width]
-            if matrix is None:
-                out.zero_()
-            else:
-                torch.mm(given[:, first * block : last * block], matrix, out=out)
-        return result.view(samples, height, inputs, width).transpose(1, 2).contiguous()
 
 
 def without_state(

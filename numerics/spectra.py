@@ -78,12 +78,12 @@ def singular_values_of_states(
     return torch.stack(rows)
 
 
-def _linearised(f: Function, x: Tensor, rows: bool) -> tuple[Tensor, Tensor]:
+def _linearised(f: Function, x: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
     """The leaf and the flat outputs with their graph."""
     if not x.is_floating_point() or x.numel() == 0:
         raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}: pass floating point numbers, at least one")
     leaf = x.detach().clone().requires_grad_()
-    with torch.enable_grad(), Linearised(rows):
+    with torch.enable_grad(), Linearised(dense):
         outputs = without_state(f)(leaf.view_as(leaf))
     if not isinstance(outputs, Tensor):
         raise ValueError(f"f returns {type(outputs).__name__}: wrap it so that it returns one tensor")
@@ -92,7 +92,7 @@ def _linearised(f: Function, x: Tensor, rows: bool) -> tuple[Tensor, Tensor]:
 
 def _jacobian(f: Function, x: Tensor, memory: int) -> Tensor:
     """`J`, `(m, n)`."""
-    leaf, outputs = _linearised(f, x, rows=True)
+    leaf, outputs = _linearised(f, x, dense=True)
     m, n, size = outputs.numel(), leaf.numel(), leaf.element_size()
     if m * n * size > memory:
         raise ValueError(
@@ -198,7 +198,7 @@ def jacobian_products(f: Function, x: Tensor, *, at_once: int | None = None) -> 
 
     def flat(_: Tensor, inputs: Tensor) -> Tensor:
         nonlocal outputs
-        with Linearised(rows=False):
+        with Linearised(dense=False):
             result = without_state(f)(inputs.reshape(x.shape))
         if not isinstance(result, Tensor):
             raise ValueError(f"f returns {type(result).__name__}: wrap it so that it returns one tensor")
