@@ -329,6 +329,25 @@ def slope(x: Tensor, squares: Tensor, *, seed: int = 0, resamples: int = 2000) -
     return Estimate(float(of(squares.mean(0))), low, high)
 
 
+def rate(depths: Tensor, logs: list[Tensor]) -> Estimate:
+    """Least-squares slope of the mean of `logs` against `log depth`, with networks of their own at each depth: a normal interval.
+
+    Args:
+        depths: `(points,)`.
+        logs: for each depth the networks' logarithms, `(networks,)`.
+
+    Raises:
+        ValueError: fewer than two depths.
+    """
+    if len(depths) < 2:
+        raise ValueError(f"{len(depths)} depths: a slope needs at least 2")
+    x = depths.to(DTYPE).log()
+    direction = (x - x.mean()) / (x - x.mean()).square().sum()
+    value = sum(float(c) * float(v.mean()) for c, v in zip(direction, logs, strict=True))
+    variance = sum(float(c) ** 2 * float(v.var()) / len(v) for c, v in zip(direction, logs, strict=True))
+    return Estimate(value, value - 1.96 * variance**0.5, value + 1.96 * variance**0.5)
+
+
 def sde_errors(
     depths: tuple[int, ...],
     width: int,
