@@ -426,12 +426,17 @@ def heat_map(
         ValueError: a Hurst index outside (0, 1).
     """
     where = torch.device(device)
+    at_once = max(1, ENTRIES // (depth * width**2))
     scales = (depth ** -betas.to(DTYPE)).to(where)
     rows = []
     for index, H in enumerate(hurst):
         source = generator(seed * 10_000 + index, where)
-        layers = fractional_layers(H, depth, networks, width, source)
-        rows.append(log_change(layers, depth, scales, sphere(networks, width, source)).cpu())
+        parts = []
+        for first in range(0, networks, at_once):
+            count = min(at_once, networks - first)
+            layers = fractional_layers(H, depth, count, width, source)
+            parts.append(log_change(layers, depth, scales, sphere(count, width, source)).cpu())
+        rows.append(torch.cat(parts))
         progress()
     return torch.stack(rows)
 

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from numerics.plots import COLOURS, MARKERS, STYLE, panels, save
 
@@ -16,20 +17,27 @@ from numerics.plots import COLOURS, MARKERS, STYLE, panels, save
 def change(curves: Mapping[str, Mapping[str, Any]], path: str | Path) -> tuple[Path, Path]:
     """Relative change against depth, a panel a kind of weights and `beta`: geometric mean, and the band of 95 per cent of the networks.
 
+    Where the mean square is known exactly, its root is drawn dashed; it lies above the geometric mean.
+
     Args:
-        curves: title -> `depth`, `mean`, `low` and `high`, natural logarithms.
+        curves: title -> `depth`, `mean`, `low`, `high` and, where it is known, `derived`; natural logarithms.
         path: file to write, without extension.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = panels(len(curves))
         for index, (axis, (title, curve)) in enumerate(zip(axes, curves.items(), strict=False)):
-            look = {"color": COLOURS[index // 3], "marker": MARKERS[index % 3]}
+            look: dict[str, Any] = {"color": COLOURS[index // 3], "marker": MARKERS[index % 3]}
             # common logarithms on a plain axis: an explosion leaves the range of floating-point numbers
             mean, low, high = (np.asarray(curve[key]) / np.log(10) for key in ("mean", "low", "high"))
             axis.plot(curve["depth"], mean, **look)
             axis.fill_between(curve["depth"], low, high, color=COLOURS[index // 3], alpha=0.15, linewidth=0)
+            if curve.get("derived"):
+                derived = np.asarray(curve["derived"]) / np.log(10)
+                axis.plot(curve["depth"], derived, color="#555555", linestyle="--", label="derived (root mean square)")
+                axis.legend()
             kind, beta = title.split(", ")
             axis.set(title=rf"{kind} weights, $\beta = {beta}$", xscale="log", xlabel="depth $L$ (layers)")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel(r"$\log_{10}\,\|h_L - h_0\|/\|h_0\|$")
         return save(figure, path)
 
@@ -62,6 +70,7 @@ def orders(curves: Mapping[str, Mapping[str, Any]], path: str | Path) -> tuple[P
             line = error[-1] * (depth / depth[-1]) ** -curve["order"]
             axis.plot(depth, line, color="#555555", linestyle="--", label=f"slope -{curve['order']:g}")
             axis.set(title=title, xscale="log", yscale="log", xlabel="depth $L$ (layers)")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel(r"rms of $\|h_L - h_{2L}\|/\|h_0\|$")
             axis.legend()
         return save(figure, path)
