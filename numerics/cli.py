@@ -40,6 +40,11 @@ LAZY: dict[str, Lazy] = {
         "app",
         "Do skip connections lift singular values and speed up training? Predicted, then run.",
     ),
+    "scaling": Lazy(
+        "numerics.scaling_command",
+        "app",
+        "Residual networks in depth: second moments, regimes of the branch scale, SDE and ODE limits.",
+    ),
     "converge": Lazy(
         "numerics.converge_command",
         "app",
