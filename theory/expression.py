@@ -134,7 +134,9 @@ def _sample(loss: str, outputs: list[Expr], target: Expr) -> Expr:
         return sympy.Add(*((v - target) ** 2 for v in outputs))
     if loss == "binary_cross_entropy":
         if len(outputs) != 1 or target not in (0, 1):
-            raise ValueError(f"expression: binary_cross_entropy of {len(outputs)} outputs and target {target}: needs one, and 0 or 1")
+            raise ValueError(
+                f"expression: binary_cross_entropy of {len(outputs)} outputs and target {target}: needs one, and 0 or 1"
+            )
         return sympy.log(1 + sympy.exp(outputs[0])) - target * outputs[0]
     if loss != "cross_entropy":
         raise ValueError(f"expression: unknown loss {loss!r}: use squared_error, binary_cross_entropy or cross_entropy")

@@ -32,10 +32,15 @@ NARROW = 1e-25
 MOST_BOXES = 200_000
 """Boxes looked at before the search is given up."""
 
-FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    name: (lambda x, name=name: getattr(flint.arb(x), name)())
-    for name in ("tanh", "exp", "log", "erf", "sin", "cos", "tan", "atan", "sqrt")
+
+def _method(name: str) -> Callable[..., Any]:
+    return lambda x: getattr(flint.arb(x), name)()
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: _method(name) for name in ("tanh", "exp", "log", "erf", "sin", "cos", "tan", "atan", "sqrt")
 }
+"""Elementary functions on balls, by SymPy's names."""
 
 
 def power(x: Any, n: int) -> Ball:
@@ -80,7 +85,7 @@ def rewritten(expression: Expr) -> Expr:
         ) is not None
 
     def new(e: Expr) -> Expr:
-        u = _exponent(e.args[0])
+        u = sympy.sympify(_exponent(e.args[0]))
         return Softplus(u) if isinstance(e, sympy.log) else (1 - sympy.tanh(u / 2)) / 2
 
     return sympy.sympify(expression).replace(whole, new)
@@ -285,13 +290,20 @@ def _outward(system: _System, box: Box) -> bool:
     return True
 
 
-def critical_points(expression: Expr, variables: Sequence[Symbol], box: Sequence[tuple[float, float]]) -> CriticalPoints:
+def critical_points(
+    expression: Expr,
+    variables: Sequence[Symbol],
+    box: Sequence[tuple[float, float]],
+    *,
+    most_boxes: int = MOST_BOXES,
+) -> CriticalPoints:
     """All critical points of a twice differentiable expression on a closed box.
 
     Args:
         expression: in elementary functions that python-flint encloses, twice differentiable on the box.
         variables: one to three.
         box: one interval a variable.
+        most_boxes: how many boxes are looked at before the rest is given up as undecided.
 
     Raises:
         ValueError: a box or variables that do not fit, or a symbol without interval.
@@ -311,12 +323,12 @@ def critical_points(expression: Expr, variables: Sequence[Symbol], box: Sequence
     while queue:
         here = queue.pop()
         looked += 1
-        if looked > MOST_BOXES:
+        if looked > most_boxes:
             undecided += [here, *queue]
             break
         if system.excluded([_ball(*side) for side in here]):
             continue
-        rim = [INFLATION * (high - low) for low, high in here]
+        rim = [INFLATION * max(high - low, _width(here) / 4, least / 64) for low, high in here]
         x = [_ball(low - r, high + r) for (low, high), r in zip(here, rim, strict=True)]
         image = system.krawczyk(x)
         if image is not None:
