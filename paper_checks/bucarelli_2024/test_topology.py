@@ -1,0 +1,161 @@
+"""Bucarelli, D'Inverno, Bianchini, Scarselli, Silvestri (Neural Networks 2024, arXiv 2401.03824): a topological description of loss surfaces.
+
+The text was not at hand: statements are reconstructed from notes on the paper, and everything asserted is derived or measured here.
+
+1. The loss of a network with Pfaffian activations is Pfaffian in the parameters; the sum of the Betti numbers of a sublevel set is
+   bounded by a number of the shape `2^{l(l-1)/2} (...)^{n+l}`, where for sigmoidal units, squared error, `m` samples and `L - 1` hidden layers of width `h`
+   `l = m h (L-1)` and `n + l = h^2 (L-2) + h (L + n_0 + m (L-1)) + 1`. (The degrees and constants inside the bracket are not asserted as
+   the paper's: the bound asserted is the constant-free one on critical points, for Morse losses with compact sublevel sets.)
+2. The bound grows super-exponentially in depth and in width.
+3. An L2 term and skip connections of equal width do not change it, in specific cases: the conditions and a counterexample to each without them. The
+   sublevel sets themselves do change with the strength of the L2 term.
+4. No sublevel set of a small network, looked at as a whole, exceeds the bound; how vacuous the bound is, in decades.
+"""
+
+import random
+from itertools import pairwise
+
+import pytest
+import sympy
+from sympy import Integer, Rational
+
+from numerics.topology.critical import critical_points
+from numerics.topology.measured import levels_between, measure
+from numerics.topology.small import INPUTS, SmallLoss, small_losses
+from numerics.topology.sublevel import resolution_study
+from theory import symbols
+from theory.expression import loss_expression
+from theory.spec import parse
+from theory.topology import (
+    H,
+    State,
+    d_0,
+    deep_against_shallow,
+    fold,
+    h,
+    l2_invariance,
+    perceptron,
+    skip_invariance,
+    topology,
+)
+
+N = symbols.N
+SPEC = "affine(1), tanh, affine(1)"
+
+
+def test_the_format_and_the_published_exponent(leave) -> None:
+    reading = topology(perceptron("sigmoid"), d_0)
+    reading.verify()
+    L = H + 1
+    assert sympy.expand(reading.format.length - N * h * (L - 1)) == 0
+    leave("l = m h (L-1)", "derived", reading.format.length)
+    published = h**2 * (L - 2) + h * (L + d_0 + N * (L - 1)) + 1
+    assert sympy.expand(reading.parameters + reading.format.length - published) == 0
+    leave("n + l is the published exponent", "derived", published)
+    assert (reading.format.alpha, reading.format.beta) == (3 * H - 1, 4)
+    assert reading.tight_within_rules()
+    leave("tight degree alpha = 3 H - 1, proven by induction; generic rules", "derived", reading.rules.alpha)
+    (two, exponent), *_ = reading.critical_points().factors
+    l = reading.format.length
+    assert (two, sympy.expand(exponent - l * (l - 1) / 2)) == (2, 0)
+    leave("prefactor 2^{l(l-1)/2}", "derived", exponent)
+
+
+def test_growth_in_depth_and_width(leave) -> None:
+    count = topology(perceptron("sigmoid"), d_0, loss="squared_error", l2=True).critical_points()
+    for symbol in (h, H):
+        # log2 of the bound is at least l (l-1) / 2, a polynomial of degree 2 in either symbol with a positive leading coefficient
+        exponent = sympy.Poly(count.factors[0][1], symbol)
+        assert exponent.degree() == 2
+        assert exponent.LC().is_positive
+        leave(f"log2 of the bound grows at least quadratically in {symbol}", "derived", exponent.as_expr())
+    fixed = {d_0: 2, N: 3}
+    by_depth = [count.at({**fixed, h: 3, H: depth}).log2 for depth in range(1, 9)]
+    by_width = [count.at({**fixed, h: width, H: 2}).log2 for width in range(1, 9)]
+    for values, name in ((by_depth, "depth"), (by_width, "width")):
+        rises = [b - a for a, b in pairwise(values)]
+        assert all(b > a > 0 for a, b in pairwise(rises))
+        leave(f"rises of log2 of the bound grow with {name}", "measured", rises[0], rises[-1], lower=True)
+    rows = deep_against_shallow("sigmoid", 400, (1, 2, 4, 8), 2, 5)
+    # at an equal budget of parameters a single wide layer has the longest chain: depth alone does not make the bound larger
+    assert rows[0].log2 == max(r.log2 for r in rows)
+    for r in rows:
+        claim = f"400 parameters, {r.hidden} hidden layers of width {r.width}: log2 of the bound"
+        leave(claim, "derived", rows[0].log2, r.log2)
+
+
+def test_l2_and_skips_leave_the_format(leave) -> None:
+    for loss in ("squared_error", "binary_cross_entropy"):
+        plain, decayed, skipped = (
+            topology(perceptron("tanh", skip=skip), d_0, loss=loss, l2=l2)
+            for skip, l2 in ((False, False), (False, True), (True, False))
+        )
+        assert plain.format == decayed.format == skipped.format
+        assert l2_invariance(plain).verify()
+        assert plain.sublevel_betti().factors == decayed.sublevel_betti().factors == skipped.sublevel_betti().factors
+        leave(f"{loss}: L2 and equal-width skips leave (alpha, beta, l)", "derived", plain.format)
+    for l2 in (False, True):
+        logistic = topology(parse("affine(1)"), d_0, loss="binary_cross_entropy", l2=l2)
+        assert logistic.format.beta == 1 + l2
+    leave("logistic regression: L2 changes beta from 1 to 2 (the condition is beta >= 2)", "derived", "counterexample")
+    before = fold(parse("affine(2), tanh, affine(2)"), State.data(Integer(1), Integer(1)))
+    assert skip_invariance(parse("tanh, affine(2)"), before).verify()
+    assert not skip_invariance(parse("tanh"), before).verify()
+    leave("a skip over a bare tanh behind an affine layer changes beta", "derived", "counterexample")
+
+
+def test_sublevel_sets_change_with_the_strength_of_the_l2_term(leave) -> None:
+    weak, strong = (SmallLoss(SPEC, "squared_error", l2, 6.0) for l2 in (Rational(1, 20), Rational(2)))
+    assert weak.reading.format == strong.reading.format
+    found = {loss: measure(loss).critical for loss in (weak, strong)}
+    assert all(c.complete and c.outward for c in found.values())
+    counts = [len(found[loss].points) for loss in (weak, strong)]
+    assert counts == [3, 1]
+    leave(
+        "weak L2: critical points (proven), equal format", "measured", weak.reading.critical_points().exact(), counts[0]
+    )
+    leave("strong L2: critical points (proven), equal format", "measured", strong.reading.critical_points().exact(), 1)
+
+
+def test_no_small_loss_exceeds_the_bound(leave) -> None:
+    pytest.importorskip("gudhi", reason='GUDHI is not installed: pip install "depthbound[topology]"')
+    chosen = [loss for loss in small_losses() if "tanh" in loss.spec or "silu" in loss.spec]
+    assert len(chosen) == 12
+    for loss in chosen:
+        m = measure(loss, (65, 129))
+        assert m.critical.complete
+        assert all(study.stable for study in m.studies)
+        bound = loss.reading.sublevel_betti().exact()
+        leave(f"{loss.name}: critical points (gap {m.gap:.1f} decades)", "measured", bound, len(m.critical.points))
+        leave(f"{loss.name}: sum of Betti numbers", "measured", bound, m.largest_betti_sum)
+
+
+def test_search_for_many_critical_points(leave) -> None:
+    """Climb on the certified number of critical points over inputs, targets and the strength of the L2 term."""
+    source = random.Random(0)
+    best, kept = 0, None
+    for _ in range(60):
+        if kept is None or source.random() < 0.3:
+            inputs = [source.randint(-30, 30) for _ in INPUTS]
+            targets = [source.randint(-20, 20) for _ in INPUTS]
+            strength = source.choice((5, 20, 100))
+        else:
+            inputs, targets = ([v + source.randint(-4, 4) for v in values] for values in kept[:2])
+            strength = kept[2]
+        data = [[Rational(v, 10)] for v in inputs]
+        e = loss_expression(
+            parse("affine(1), tanh"), data, [Rational(v, 10) for v in targets], "squared_error", Rational(1, strength)
+        )
+        found = critical_points(e.value, e.parameters, ((-12.0, 12.0),), most_boxes=4000)
+        if found.complete and len(found.points) >= best:
+            best, kept = len(found.points), (inputs, targets, strength)
+            studied = found, e
+    assert best >= 3
+    bound = topology(parse("affine(1), tanh"), Integer(1), Integer(3), l2=True).critical_points().exact()
+    leave("one weight, three samples: most critical points found", "searched", bound, best)
+    pytest.importorskip("gudhi", reason='GUDHI is not installed: pip install "depthbound[topology]"')
+    found, e = studied
+    levels = levels_between(found)
+    studies = resolution_study(e.value, e.parameters, ((-12.0, 12.0),), levels, (2001, 4001))
+    assert all(s.stable for s in studies)
+    leave("one weight, three samples: most components found", "searched", bound, max(sum(s.betti) for s in studies))
