@@ -39,7 +39,7 @@ def problem(spec: str = SPEC, **options: object) -> Problem:
     return Problem.of(spec, DATA, CPU, **{"starts": 16, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("cost", ["cross-entropy", "squared error"])
+@pytest.mark.parametrize("cost", ["cross-entropy", pytest.param("squared error", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MEMBERS)
 def test_every_member_of_the_class_is_certified_and_descends_below_its_envelope(
     name: str, cost: str, tmp_path: Path
@@ -52,6 +52,14 @@ def test_every_member_of_the_class_is_certified_and_descends_below_its_envelope(
         assert run.holds, (rule, run.first_violation)
         falling = (run.losses[1:] <= run.losses[:-1]) | (run.losses[:-1] <= 1e6 * given.objective.rounding)
         assert bool(falling.all())
+
+
+@pytest.mark.parametrize("name", ["weights normalised as a whole", "batch norm", "convolutions"])
+def test_some_members_descend_under_squared_error(name: str, tmp_path: Path) -> None:
+    given = problem(MEMBERS[name], cost="squared error", starts=4)
+    run, _ = descend(given, "proportional", 20, tmp_path)
+    assert given.certificate.certified
+    assert run.holds
 
 
 def test_more_samples_than_features_go_through_random_features(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_diverged_trial_is_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_the_command_predicts_runs_and_judges(tmp_path: Path) -> None:
-    arguments = ["skips", "--trials", "3", "--steps", "2", "--executor", "local:1", "--out", str(tmp_path)]
+    arguments = ["skips", "--trials", "3", "--steps", "1", "--executor", "local:1", "--out", str(tmp_path)]
     result = runner.invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert "singular values" in result.output
@@ -250,7 +250,7 @@ def test_the_command_predicts_runs_and_judges(tmp_path: Path) -> None:
         "identity_plus.png",
     } <= names
     metrics = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert len(metrics) == 1 + 3 * 3 * 3
+    assert len(metrics) == 1 + 3 * 3 * 2
     found = json.loads((tmp_path / "results.json").read_text())
     assert len(found["verdicts"]) == 9
     assert {row["predicted"] for row in found["predicted"]} <= {"faster", "slower", "larger", "smaller", "undecided"}
