@@ -35,6 +35,11 @@ class Lazy(NamedTuple):
 
 
 LAZY: dict[str, Lazy] = {
+    "topology": Lazy(
+        "numerics.topology_command",
+        "app",
+        "Pfaffian format of the loss, bounds on critical points and Betti numbers, small losses measured.",
+    ),
     "skips": Lazy(
         "numerics.skips_command",
         "app",
