@@ -71,10 +71,10 @@ def singular_values_of_states(
     """
     if not states or len(states) != len(inputs):
         raise ValueError(f"{len(states)} states and {len(inputs)} inputs: give one input for each state, stacked")
-    rows = []
+    rows, jacobian = [], None  # one matrix is written anew for each: fresh memory costs time
     for state, x in zip(states, inputs, strict=True):
-        f = without_state(module, state)
-        rows.append(_singular_values(_jacobian(f, x, memory), tolerance))
+        jacobian = _jacobian(without_state(module, state), x, memory, jacobian)
+        rows.append(_singular_values(jacobian, tolerance))
     return torch.stack(rows)
 
 
@@ -90,8 +90,8 @@ def _linearised(f: Function, x: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
     return leaf, outputs.flatten()
 
 
-def _jacobian(f: Function, x: Tensor, memory: int) -> Tensor:
-    """`J`, `(m, n)`."""
+def _jacobian(f: Function, x: Tensor, memory: int, reused: Tensor | None = None) -> Tensor:
+    """`J`, `(m, n)`, in the memory of `reused` where one is given."""
     leaf, outputs = _linearised(f, x, dense=True)
     m, n, size = outputs.numel(), leaf.numel(), leaf.element_size()
     if m * n * size > memory:
@@ -101,7 +101,7 @@ def _jacobian(f: Function, x: Tensor, memory: int) -> Tensor:
         )
     if not outputs.requires_grad:
         return leaf.new_zeros(m, n)
-    jacobian = leaf.new_empty(m, n)
+    jacobian = leaf.new_empty(m, n) if reused is None else reused
     block = max(1, (CACHED if leaf.device.type == "cpu" else memory // 16) // (n * size))
 
     def pull(cotangent: Tensor) -> Tensor:

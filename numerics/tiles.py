@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -47,30 +48,14 @@ class Tiles:
         self, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], size: tuple[int, int]
     ) -> None:
         self.channels, self.size = weight.shape[1], size
-        axes = list(zip(size, weight.shape[-2:], stride, padding, strict=True))
-        given = [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
-        direct = given[0] * given[1] * weight.numel()
-        best = math.inf
-        for rows, columns in itertools.product(range(1, min(size[0], 6) + 1), range(1, size[1] + 1)):
-            if columns * rows * self.channels < NARROW and (rows, columns) != size:
-                continue
-            down, across = (_cut(*axis, length) for axis, length in zip(axes, (rows, columns), strict=True))
-            work = sum(self._work(r, c, weight.shape[0]) for r in down for c in across)
-            work += COPIED * sum(weight.shape[0] * given[0] * (c.high - c.low) for c in across)
-            if work < best:
-                best, self.rows, self.columns = work, down, across
-        self.worthwhile = best <= WASTE * direct
+        axes = tuple(zip(size, weight.shape[-2:], stride, padding, strict=True))
+        self.worthwhile, self.rows, self.columns = _plan(axes, weight.shape[0], weight.shape[1])
         self.matrices: list[list[Tensor]] = []
         if self.worthwhile:
             heights = [_picks(row, *axes[0][1:]).to(weight) for row in self.rows]
             for column in self.columns:
                 widths = _picks(column, *axes[1][1:]).to(weight)
                 self.matrices.append([_matrix(weight, picks, widths) for picks in heights])
-
-    def _work(self, row: _Part, column: _Part, outputs: int) -> int:
-        """Multiplications that one tile costs."""
-        wide = self.channels * (row.last - row.first) * (column.last - column.first)
-        return outputs * (row.high - row.low) * (column.high - column.low) * -(-wide // LANES) * LANES
 
     def __call__(self, g: Tensor) -> Tensor:
         samples, (height, width) = g.shape[0], self.size
@@ -85,6 +70,29 @@ class Tiles:
             shape = (samples, height, self.channels, column.last - column.first)
             result[..., column.first : column.last] = strip.view(shape).transpose(1, 2)
         return result
+
+
+@cache
+def _plan(
+    axes: tuple[tuple[int, int, int, int], ...], outputs: int, inputs: int
+) -> tuple[bool, list[_Part], list[_Part]]:
+    """Whether tiles are worth their while, and the cheapest ones; an axis is `(size, taps, stride, padding)`."""
+    sizes = tuple(axis[0] for axis in axes)
+    given = [(n + 2 * p - k) // s + 1 for n, k, s, p in axes]
+    best = math.inf
+    chosen: tuple[list[_Part], list[_Part]] = ([], [])
+    for lengths in itertools.product(range(1, min(sizes[0], 6) + 1), range(1, sizes[1] + 1)):
+        if math.prod(lengths) * inputs < NARROW and lengths != sizes:
+            continue
+        down, across = (_cut(*axis, length) for axis, length in zip(axes, lengths, strict=True))
+        work = sum(COPIED * outputs * given[0] * (column.high - column.low) for column in across)
+        for row, column in itertools.product(down, across):
+            wide = inputs * (row.last - row.first) * (column.last - column.first)
+            work += outputs * (row.high - row.low) * (column.high - column.low) * -(-wide // LANES) * LANES
+        if work < best:
+            best, chosen = work, (down, across)
+    direct = math.prod(given) * outputs * inputs * axes[0][1] * axes[1][1]
+    return best <= WASTE * direct, *chosen
 
 
 def _cut(size: int, taps: int, stride: int, padding: int, length: int) -> list[_Part]:
