@@ -279,7 +279,8 @@ def linear_response(hurst: float, depth: int) -> float:
     """`E|sum_k V_k relu(W_k h)|^2 / |h|^2` for fractional Gaussian weights: the relative change, squared and over `alpha^2`, to first order in `alpha`.
 
     `sum_{j,k} r(j-k) kappa(r(j-k))` with the noise's covariance `r` and `kappa(rho) = E relu(x) relu(y)` of standard normals of correlation `rho`,
-    `(sqrt(1-rho^2) + rho (pi - arccos rho)) / (2 pi)`. It grows as `L^(2 max(H, 1/2))`: `kappa(0) > 0` sums the covariance itself, `L^(2H)`; the rest is summable.
+    `(sqrt(1-rho^2) + rho (pi - arccos rho)) / (2 pi)`. It grows as `L^(2 max(H, 1/2))`: `kappa(0) > 0` sums the covariance itself to `L^(2H)`; the rest is of
+    order `r^2` off the diagonal and grows as `L` for `H < 3/4`, beyond as `L^(4H-2)`, which is less than `L^(2H)`.
     """
     lags = torch.arange(depth)
     rho = fractional_covariance(hurst, lags)

@@ -79,7 +79,7 @@ def test_exact_laws_of_other_descriptions(spec: str, second: sympy.Expr, gradien
     moments.verify()
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "arctan"])
+@pytest.mark.parametrize("activation", ["relu", "arctan"])
 def test_res1_is_enclosed_between_the_identity_and_the_linear_network(activation: str) -> None:
     moments, linear = propagate(res1(activation)), propagate(res1("identity"))
     assert moments.second_lower.expression == 1
@@ -89,20 +89,27 @@ def test_res1_is_enclosed_between_the_identity_and_the_linear_network(activation
         moments.growth()
 
 
-def test_a_symmetric_law_halves_relu_and_narrows_silu_but_not_tanh() -> None:
+def test_a_symmetric_law_halves_relu_but_not_arctan() -> None:
     assert shares("relu", True).second == (S.Half, S.Half)
     assert shares("relu", False).second == (0, 1)
+    assert shares("arctan", True).second == shares("arctan", False).second == (0, 1)
+
+
+@pytest.mark.slow
+def test_a_symmetric_law_narrows_silu() -> None:
     assert shares("silu", True).second == (Rational(1, 4), S.Half)
-    assert shares("tanh", True).second == shares("tanh", False).second == (0, 1)
+    low, high = shares("silu", False).second
+    assert low == 0
+    assert high >= 1
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("residual(affine(d), relu)", r"branch of residual\(affine\(d\), relu\) has no known mean"),
-        ("residual(tanh)", "has no known mean"),
+        ("residual(arctan)", "has no known mean"),
         ("batch_norm", "batch_norm"),
-        ("softplus", "softplus has phi"),
+        ("sigmoid", "sigmoid has phi"),
         ("affine(4, bias=true)", "has a bias"),
         ("affine(4, weight_norm=row, eps=1)", "normalised by row"),
         ("affine(4, path=shared)", "shared parameters"),
