@@ -56,4 +56,8 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     folder = config.getoption("--report")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_results(Path(folder) / "paper_checks.json", {"paper": "arXiv 2210.05371"}, rows)
+        write_results(
+            Path(folder) / "paper_checks.json",
+            {"papers": ["arXiv 2210.05371", "arXiv 2401.03824", "arXiv 2206.06929"]},
+            rows,
+        )

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROMISES = {
     "five_lines.py": "certified: True",
     "residual_depth_limit.py": "sigma**2*exp(-2*c)",
+    "own_reading.py": "multiplications: L*m**2 + L*m + d*m",
     "own_layer.py": "certified smoothness",
     "certified_training.py": "obeys its certificate: True",
     "rate_by_depth.py": "9*K*sigma**2*exp(-3*c)",
