@@ -24,9 +24,10 @@ from numerics.loss import Objective
 from numerics.measure import cross_entropy
 from numerics.preparation import whitened
 from numerics.realise import Realisation, realise
-from theory.convergence import PROPORTIONAL, Recursion, certify
+from theory.convergence import certify
 from theory.landscape import landscape
 from theory.records import Shape
+from theory.recursion import PROPORTIONAL, Recursion
 from theory.spec import parse
 
 WIDTH, DEPTH, SAMPLES, CLASSES = 32, 4, 32, 10

@@ -9,9 +9,10 @@ from numerics.ensembles import draw
 from numerics.family import data_values
 from numerics.loss import Objective
 from numerics.realise import realise
-from theory.convergence import RULES, certify
+from theory.convergence import certify
 from theory.landscape import landscape
 from theory.records import Shape
+from theory.recursion import RULES
 from theory.spec import parse
 
 torch.set_num_threads(1)

@@ -28,12 +28,13 @@ from numerics.passes import PassDescent, batches_of
 from numerics.realise import realise
 from numerics.report import to_json, write_atomically
 from numerics.starts import adversarial, spread
-from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, Certificate, Recursion, certify
+from theory.convergence import Certificate, certify
 from theory.costs import CrossEntropy, SquaredError
 from theory.evaluate import Values
 from theory.landscape import Landscape, landscape
 from theory.passes import PassCertificate, certify_passes
 from theory.records import Shape
+from theory.recursion import FIXED, POSTERIORI, PROPORTIONAL, Recursion
 from theory.sharpening import Stage, kernel_by_layer, stages
 from theory.spec import describe, parse
 

@@ -34,9 +34,9 @@ from numerics.query import network_from
 from numerics.realise import realise
 from numerics.report import certificate_table, hypotheses_table, rows_table, write_atomically
 from theory import latex
-from theory.convergence import POSTERIORI, RULES
 from theory.costs import CrossEntropy, SquaredError
 from theory.records import Shape
+from theory.recursion import POSTERIORI, RULES
 from theory.sharpening import Stage
 from theory.spec import describe, parse
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from numerics.compare import ALLOWANCE
 from numerics.device import replayed
 from numerics.loss import SMALLEST, Objective
-from theory.convergence import FIXED, ODDS_GROWTH, POSTERIORI, PROPORTIONAL, RULES, Recursion
 from theory.costs import CrossEntropy
 from theory.curvature import CrossEntropyCurvature, hessian_weight, wrong_mass
+from theory.recursion import FIXED, ODDS_GROWTH, POSTERIORI, PROPORTIONAL, RULES, Recursion
 
 BISECTIONS = 80
 """Halvings of the interval of a root in `least_split`: the relative width left is 2^-80 of it, below rounding."""

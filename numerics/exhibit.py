@@ -36,9 +36,9 @@ from numerics.rays import (
 )
 from numerics.realise import Realisation, realise
 from numerics.search import OBJECTIVES, search_layer
-from theory.convergence import CheckedHypothesis
 from theory.derive import derive
 from theory.evaluate import enclose, upper_float
+from theory.hypotheses import CheckedHypothesis
 from theory.landscape import Landscape, data_features
 from theory.network import Chain, Network, walk
 from theory.records import LOWER, Shape

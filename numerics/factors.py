@@ -10,8 +10,8 @@ from torch import Tensor
 from numerics.descent import chosen_step, least_split
 from numerics.loss import OF_SAMPLES, Objective
 from numerics.measure import hessian_lambda_max, tangent_kernel_lambda_min
-from theory.convergence import PROPORTIONAL, Recursion
 from theory.costs import CrossEntropy
+from theory.recursion import PROPORTIONAL, Recursion
 
 MEASURED = 8
 """Networks whose tangent kernels and Hessians are measured; the others are left out."""

@@ -14,8 +14,9 @@ from theory import symbols
 from theory.atoms.base import EVERYWHERE, Domain
 from theory.bound import Bound
 from theory.compose import leaves
-from theory.convergence import Certificate, CheckedHypothesis, certify, hypotheses, rate_bounds
+from theory.convergence import Certificate, certify, rate_bounds
 from theory.evaluate import lower_float, upper_float
+from theory.hypotheses import CheckedHypothesis, hypotheses
 from theory.landscape import Landscape, landscape
 from theory.network import Chain, Network, Repeat, Residual, substitute, walk
 from theory.spec import describe, read

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from theory.bound import Bound
 from theory.catalogue import Entry
-from theory.convergence import Certificate, CheckedHypothesis
+from theory.convergence import Certificate
+from theory.hypotheses import CheckedHypothesis
 from theory.records import SYMBOLS_OF_QUANTITIES
 from theory.summary import ComposedRow, grouped
 

@@ -11,7 +11,7 @@ from numerics.ensembles import draw
 from numerics.loss import SMALLEST, Objective
 from numerics.realise import Realisation
 from numerics.search import maximise
-from theory.convergence import Recursion
+from theory.recursion import Recursion
 
 KINDS = ("gaussian", "orthogonal", "low_rank", "spiked")
 NORMS = (1e-3, 1e3)

@@ -30,8 +30,8 @@ from numerics.measure import (
 from numerics.realise import Realisation, realise
 from numerics.search import search_layer
 from theory.bound import Sense
-from theory.convergence import Recursion
 from theory.records import Shape
+from theory.recursion import Recursion
 from theory.spec import parse
 
 CHUNK = 512

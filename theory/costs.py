@@ -43,6 +43,10 @@ class Cost(ABC):
         """Upper bound of the third derivative's norm for the cost of one sample, not divided by `N`."""
 
     @abstractmethod
+    def domination(self, samples: Expr) -> Expr:
+        """The factor in `|grad gamma|^2 >= factor m`, with `m = m_N(gamma)` under cross-entropy and `m = gamma` under squared error."""
+
+    @abstractmethod
     def gradient_domination(self, samples: Expr) -> Bound:
         """Lower bound of `|grad gamma|^2` in terms of the value `gamma` (a symbol)."""
 
@@ -293,10 +297,19 @@ class CrossEntropy(Cost):
             steps=constants.steps,
         )
 
+    def small_losses(self) -> tuple[Expr, Expr]:
+        """Limits of the bounds of a sample's Hessian and gradient over `q` as `q -> 0`, where `q` is the loss itself to first order."""
+        hessian = self.sample_hessian().expression.subs(sympy.Min(q, S.Half), q)
+        gradient = self.sample_gradient_range()[1].expression
+        return sympy.limit(hessian / q, q, 0), sympy.limit(gradient / q, q, 0)
+
+    def domination(self, samples: Expr) -> Expr:
+        return sympy.simplify((self.sample_gradient_range()[0].expression / q) ** 2) / samples**2
+
     def gradient_domination(self, samples: Expr) -> Bound:
         k = self.classes
         return Bound.lower(
-            k / ((k - 1) * samples**2) * least_split(samples, gamma),
+            self.domination(samples) * least_split(samples, gamma),
             quantity="squared gradient norm of the cost",
             source="|grad gamma|^2 = N^-2 sum |p - e_y|^2 >= K/((K-1) N^2) m_N(gamma)",
             assumptions=(Assumption(k, ">=", S(2), "one class has nothing to learn"),),
@@ -353,9 +366,14 @@ class SquaredError(Cost):
             0, quantity="third derivative of one sample's cost", source="squared error is quadratic", sharp=True
         )
 
+    def domination(self, samples: Expr) -> Expr:
+        x, y = sympy.symbols("x y", real=True)
+        value = (x - y) ** 2 / (2 * samples)
+        return sympy.simplify(sympy.diff(value, x) ** 2 / value)
+
     def gradient_domination(self, samples: Expr) -> Bound:
         return Bound.lower(
-            2 * gamma / samples,
+            self.domination(samples) * gamma,
             quantity="squared gradient norm of the cost",
             source="|grad|^2 = (2 / N) gamma",
             steps=self._steps(),

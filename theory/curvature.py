@@ -72,10 +72,6 @@ class Curvature(ABC):
     def everywhere(self) -> float:
         """`sup beta`, the smoothness constant; `inf` where there is none."""
 
-    @abstractmethod
-    def steps(self) -> tuple[Step, ...]:
-        """Why `beta` bounds the Hessian."""
-
 
 def wrong_mass(loss: Any) -> Any:
     """`q = 1 - e^{-c}` of a ball or tensor."""
@@ -122,9 +118,6 @@ class CrossEntropyCurvature(Curvature):
         """`C = lim beta(ell) / ell` as `ell -> 0`; also `beta(ell) <= C ell`."""
         return min(self.mean.at_zero, self.samples * self.largest.at_zero * _UP)
 
-    def steps(self) -> tuple[Step, ...]:
-        return (*chord_steps(), *concavity_steps())
-
 
 @dataclass(frozen=True)
 class SquaredErrorCurvature(Curvature):
@@ -140,16 +133,50 @@ class SquaredErrorCurvature(Curvature):
     def everywhere(self) -> float:
         return float("inf") if self.slope else self.outer
 
-    def steps(self) -> tuple[Step, ...]:
-        n, residual = Symbol("N", positive=True), Symbol("R", nonnegative=True)
-        loss = residual**2 / (2 * n)
-        return (
-            Step(
-                "|grad gamma| = |F - Y| / N = sqrt(2 ell / N)",
-                (gap(residual / n, sympy.sqrt(2 * loss / n)),),
-            ),
-            Step("the largest eigenvalue of a sum is at most the sum of the largest eigenvalues"),
-        )
+
+def squared_error_steps() -> tuple[Step, ...]:
+    """The links under squared error."""
+    n, residual = Symbol("N", positive=True), Symbol("R", nonnegative=True)
+    loss = residual**2 / (2 * n)
+    return (
+        *rule_steps()[:2],
+        Step("|grad gamma| = |F - Y| / N = sqrt(2 ell / N)", (gap(residual / n, sympy.sqrt(2 * loss / n)),)),
+        Step("the largest eigenvalue of a sum is at most the sum of the largest eigenvalues (Weyl)"),
+    )
+
+
+def curvature_steps() -> tuple[Step, ...]:
+    """All links between the derivatives of network and cost and `beta`, under cross-entropy."""
+    return (*rule_steps(), *chord_steps(), *concavity_steps())
+
+
+@lru_cache(maxsize=1)
+def rule_steps() -> tuple[Step, ...]:
+    """The two rules: how the cost's derivatives and the network's make the Hessian of the loss, sample by sample."""
+    t = Symbol("t", real=True)
+    c, f = sympy.Function("c"), sympy.Function("F")
+    whole = c(f(t)).diff(t, 2)
+    inner = Symbol("F_0", real=True)
+    first, second = (c(inner).diff(inner, k).subs(inner, f(t)) for k in (1, 2))
+    weight, top, y = sympy.symbols("w_i w y", nonnegative=True)
+    return (
+        Step(
+            "along a line c(F)'' = c''(F) F'^2 + c'(F) F'' (chain rule; in several outputs c'' is a quadratic form and c' a gradient)",
+            (gap(whole, second * f(t).diff(t) ** 2 + first * f(t).diff(t, 2)),),
+        ),
+        Step(
+            "|DF_i u| <= a . |u| and |D^2 F_i[u, u]| <= |u|^T M |u|, |u| the norms of u's parameter blocks (theory.compose)"
+        ),
+        Step(
+            "so sample i contributes at most |u|^T (h(c_i) a a^T + sqrt2 q(c_i) M) |u|, at most its largest eigenvalue: the rule by the mean"
+        ),
+        Step(
+            "sum_i w_i x_i <= max w sum_i x_i for x_i >= 0, with w = w_i + y: the rule by the largest, as h and q rise with the loss of a sample",
+            (gap(top - weight, y).subs(top, weight + y),),
+            (y,),
+        ),
+        Step("losses are non-negative, so the largest of N with mean ell is at most N ell"),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -159,7 +186,8 @@ def chord_steps() -> tuple[Step, ...]:
     half, two = sympy.symbols("C_half C_two", positive=True)
     outer = (two - half) / sympy.Rational(3, 2)
     slope = half - outer / 2
-    # C_two <= 4 C_half, as 2 a a^T + sqrt2 M <= 4 (a a^T / 2 + sqrt2 M), entry by entry
+    a, m = sympy.symbols("a M", nonnegative=True)
+    # C_half is at least C_two / 4
     quarter = two / 4 + y
     return (
         Step(
@@ -172,9 +200,16 @@ def chord_steps() -> tuple[Step, ...]:
             "h / q = 1 / (2 q) lies in [1/2, 1] for q in [1/2, 1]",
             (gap((1 / (2 * q)).subs(q, 1), S.Half), gap((1 / (2 * q)).subs(q, S.Half), 1)),
         ),
+        Step("C_r = lambda_max(r a a^T + sqrt2 M) is convex in r: a supremum over unit v of functions linear in r"),
         Step(
-            "the chord outer r + slope of the convex C_r meets it at r = 1/2 and r = 2",
+            "the chord outer r + slope of the convex C_r meets it at r = 1/2 and r = 2, and lies above it between",
             ((gap(outer / 2 + slope, half)), (gap(2 * outer + slope, two))),
+        ),
+        Step(
+            "entry by entry 4 (a a^T / 2 + sqrt2 M) - (2 a a^T + sqrt2 M) = 3 sqrt2 M >= 0, and the largest eigenvalue of a non-negative matrix rises with its "
+            "entries (Perron and Frobenius): C_two <= 4 C_half",
+            (gap(4 * (a**2 / 2 + sympy.sqrt(2) * m) - (2 * a**2 + sympy.sqrt(2) * m), 3 * sympy.sqrt(2) * m),),
+            (3 * sympy.sqrt(2) * m,),
         ),
         Step("slope >= 0, as C_two <= 4 C_half", (), (sympy.expand(slope.subs(half, quarter)),)),
     )

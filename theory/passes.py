@@ -25,11 +25,12 @@ import sympy
 from sympy import Symbol
 
 from theory.bound import Step, gap
-from theory.convergence import Certificate, Recursion
+from theory.convergence import Certificate
 from theory.costs import CrossEntropy
 from theory.curvature import CrossEntropyCurvature, wrong_mass
 from theory.evaluate import lower_float, upper_float
 from theory.landscape import Landscape
+from theory.recursion import Recursion
 
 GRID = 200
 """Growths `k` among which the one with the best rate is taken."""

@@ -19,10 +19,11 @@ from sympy import Symbol
 
 from theory.bound import Step, gap
 from theory.compose import Coefficients, leaves, regularity
-from theory.convergence import PROPORTIONAL, Certificate
+from theory.convergence import Certificate
 from theory.costs import CrossEntropy
 from theory.evaluate import Values, enclose, enclose_expression, lower_float
 from theory.landscape import Landscape
+from theory.recursion import PROPORTIONAL
 from theory.spectrum import BALLS, Weights, largest_eigenvalue
 
 MOST_STEPS = 100_000

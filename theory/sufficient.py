@@ -8,7 +8,7 @@ import sympy
 from sympy import Expr, S, Symbol
 
 from theory.bound import Assumption
-from theory.convergence import Hypothesis, hypotheses
+from theory.hypotheses import Hypothesis, hypotheses
 from theory.landscape import Landscape
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sympy import Expr, Symbol
 
 from theory.bound import Bound
-from theory.convergence import CheckedHypothesis, Hypothesis
+from theory.hypotheses import CheckedHypothesis, Hypothesis
 from theory.landscape import Landscape
 from theory.limits import depth_limit
 from theory.network import Network, Repeat, walk

@@ -18,10 +18,11 @@ from numerics.loss import Objective
 from numerics.realise import realise
 from numerics.search import maximise
 from theory import symbols
-from theory.convergence import certify, descent_steps
+from theory.convergence import certify
 from theory.evaluate import lower_float
 from theory.landscape import landscape
 from theory.limits import depth_limit
+from theory.proofs import descent_steps
 from theory.records import Shape
 from theory.spec import parse
 

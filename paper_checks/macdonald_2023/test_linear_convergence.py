@@ -24,10 +24,11 @@ from numerics.family import data_values
 from numerics.preparation import whitened
 from numerics.starts import AHEAD, adversarial, remaining, spread
 from theory import symbols
-from theory.convergence import FIXED, POSTERIORI, PROPORTIONAL, certify, rate_bounds
+from theory.convergence import certify, rate_bounds
 from theory.landscape import landscape
 from theory.limits import depth_limit
 from theory.passes import certify_passes
+from theory.recursion import FIXED, POSTERIORI, PROPORTIONAL
 from theory.sharpening import stages
 from theory.spec import parse
 

@@ -25,7 +25,7 @@ from numerics.factors import factors
 from numerics.members import members
 from numerics.preparation import random_features, whitened
 from numerics.starts import adversarial, remaining, spread
-from theory.convergence import POSTERIORI, PROPORTIONAL, RULES
+from theory.recursion import POSTERIORI, PROPORTIONAL, RULES
 
 SPEC = "affine(12), repeat(2, residual(tanh, affine(12, weight_norm=frobenius, eps=1), scale(1/16))), crop(10)"
 DATA = whitened(digits(8, 0), 3.0)

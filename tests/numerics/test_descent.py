@@ -14,12 +14,13 @@ from numerics.device import DTYPE
 from numerics.loss import Objective
 from numerics.realise import Realisation, realise
 from theory import symbols
-from theory.convergence import Certificate, Recursion, certify
+from theory.convergence import Certificate, certify
 from theory.costs import CrossEntropy, SquaredError, exact_least_split
 from theory.curvature import CrossEntropyCurvature, Weights
 from theory.evaluate import exact_ball, lower_float, upper_float
 from theory.landscape import landscape
 from theory.records import Shape
+from theory.recursion import Recursion
 from theory.spec import parse
 
 GRID = torch.logspace(-12, 3, 61, dtype=DTYPE)

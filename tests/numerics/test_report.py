@@ -15,7 +15,8 @@ from rich.table import Table
 
 from numerics import report
 from theory.catalogue import entry
-from theory.convergence import certify, hypotheses
+from theory.convergence import certify
+from theory.hypotheses import hypotheses
 from theory.landscape import landscape
 from theory.spec import parse
 from theory.summary import composed, unchecked

@@ -13,11 +13,13 @@ from sympy import S
 
 from theory import symbols
 from theory.atoms.base import Domain
-from theory.convergence import Certificate, certify, descent_steps, hypotheses
+from theory.convergence import Certificate, certify
 from theory.costs import CrossEntropy, SquaredError, exact_least_split
 from theory.evaluate import evaluate, exact_ball
+from theory.hypotheses import hypotheses
 from theory.landscape import landscape
 from theory.network import Chain, substitute
+from theory.proofs import descent_steps
 from theory.records import LOWER, QUANTITIES, Shape
 from theory.spec import parse
 

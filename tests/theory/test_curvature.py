@@ -15,21 +15,13 @@ from sympy import S
 
 from theory import symbols
 from theory.bound import Step
-from theory.convergence import (
-    POSTERIORI,
-    PROPORTIONAL,
-    Certificate,
-    certify,
-    envelope_steps,
-    proportional_steps,
-    rate_bounds,
-    residual_steps,
-    sublevel_steps,
-)
+from theory.convergence import Certificate, certify, rate_bounds
 from theory.costs import CrossEntropy, SquaredError, concavity_steps, q
 from theory.curvature import CrossEntropyCurvature, SquaredErrorCurvature, Weights, chord_steps
 from theory.landscape import Landscape, landscape
 from theory.limits import depth_limit
+from theory.proofs import envelope_steps, proportional_steps, residual_steps, sublevel_steps
+from theory.recursion import POSTERIORI, PROPORTIONAL
 from theory.sharpening import kernel_by_layer, plain_steps, stages
 from theory.spec import parse
 
