@@ -1,11 +1,16 @@
 """One torch thread, and the report table: every check leaves rows through the fixture `leave`, printed at the end."""
 
+import importlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from numerics.claims import Evidence, Paper
+from numerics.plots import save
 from numerics.report import write_results
 
 torch.set_num_threads(1)
@@ -34,6 +39,40 @@ def leave(record_property: Callable[[str, object], None]) -> Callable[..., None]
             "paper_check", dict(zip(KEYS, (claim, leg, str(bound), measured, tightness, verdict), strict=True))
         )
         assert holds, f"{claim} ({leg}): {measured} against {bound}"
+
+    return row
+
+
+@pytest.fixture()
+def evidence(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., Evidence]:
+    """`evidence(claim, leg, what, bound, measured=None, sense="upper", ...)`: one row of the report, asserted.
+
+    `claim` is a key of the `PAPER` that the check's package declares; the other arguments are those of `numerics.claims.Evidence`. A matplotlib `figure`
+    is drawn into the report's folder, when there is one (`--report`).
+    """
+    paper: Paper = importlib.import_module(request.module.__package__).PAPER
+
+    def row(claim: str, leg: str, what: str, bound: object, measured: object = None, **more: object) -> Evidence:
+        figure = more.pop("figure", None)
+        name = ""
+        if isinstance(figure, Figure):
+            name = f"{paper.letter}-{claim}-{leg}"
+            if folder := request.config.getoption("--report"):
+                save(figure, Path(folder) / "figures" / name)
+        found = Evidence(
+            paper.letter,
+            paper.claim(claim).key,
+            leg,
+            what,
+            float(bound) if isinstance(bound, int | float) else str(bound),
+            None if measured is None else float(measured),  # type: ignore[arg-type]
+            test=request.node.nodeid,
+            figure=name,
+            **more,  # type: ignore[arg-type]
+        )
+        record_property("evidence", {**asdict(found), "holds": found.holds, "tightness": found.tightness})
+        assert found.holds, f"{paper.letter}, {claim} ({leg}): {what}: {measured} against {bound} ({found.sense})"
+        return found
 
     return row
 

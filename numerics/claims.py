@@ -1,0 +1,140 @@
+"""What a paper claims, and the evidence that checks leave: `Paper`, `Claim`, `Evidence`. Records only; nothing is computed here but verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+LEGS = ("derived", "measured", "searched")
+"""The three legs of a check: our machinery yields the statement, sampled networks obey it, a search finds no counterexample."""
+
+SOURCES = {
+    "read": "in the authors' text or code",
+    "recalled": "from memory, form sure",
+    "unsure": "constants or form not certain: what is checked instead stands in the check",
+    "derived": "re-derived for this project",
+}
+"""How sure it is that the source states the claim."""
+
+FINDINGS = ("false", "loose", "sharpened")
+"""What stands at the top of the report: the statement fails as written, holds with a better constant, or is improved by a derivation of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One statement of a paper.
+
+    `key` is short and unique in its paper; `statement` is in words with formulas between `$` signs; `source` one of `SOURCES`; `absent` says for each leg that
+    cannot exist why it cannot, in a sentence. Errors: `ValueError` for an unknown source or leg, and for a reason that is no sentence.
+    """
+
+    key: str
+    statement: str
+    source: str
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"claim {self.key!r}: unknown source {self.source!r}; one of {', '.join(SOURCES)}")
+        for leg, reason in self.absent.items():
+            if leg not in LEGS:
+                raise ValueError(f"claim {self.key!r}: unknown leg {leg!r}; one of {', '.join(LEGS)}")
+            if not reason.strip().endswith("."):
+                raise ValueError(f"claim {self.key!r}: why there is no {leg} leg has to be a sentence")
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A paper: `letter` as in the list of papers, authors, title, year, `reference` (such as `arXiv 2210.05371`), its claims.
+
+    Errors: `ValueError` for two claims of one key.
+    """
+
+    letter: str
+    authors: str
+    title: str
+    year: int
+    reference: str
+    claims: tuple[Claim, ...]
+
+    def __post_init__(self) -> None:
+        keys = [claim.key for claim in self.claims]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"paper {self.letter}: claims stated twice: {', '.join(twice)}")
+
+    def claim(self, key: str) -> Claim:
+        """The claim of that key; `ValueError` names the known ones."""
+        for claim in self.claims:
+            if claim.key == key:
+                return claim
+        raise ValueError(f"paper {self.letter} has no claim {key!r}; known: {', '.join(c.key for c in self.claims)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One row of the report: what one leg of one claim showed.
+
+    `what` names the quantity or setting; `bound` is a number or a closed form (as text); `measured` a number or None; `sense` is "upper" (measured at most bound),
+    "lower" or "equal" (to within `tolerance`, absolute plus relative). `finding` is one of `FINDINGS` or empty, `note` its sentence. `figure` is a file name.
+    """
+
+    paper: str
+    claim: str
+    leg: str
+    what: str
+    bound: float | str
+    measured: float | None = None
+    sense: str = "upper"
+    tolerance: float = 1e-9
+    finding: str = ""
+    note: str = ""
+    test: str = ""
+    figure: str = ""
+
+    def __post_init__(self) -> None:
+        if self.leg not in LEGS:
+            raise ValueError(f"{self.paper}, {self.claim}: unknown leg {self.leg!r}; one of {', '.join(LEGS)}")
+        if self.sense not in ("upper", "lower", "equal"):
+            raise ValueError(f"{self.paper}, {self.claim}: sense {self.sense!r}; one of upper, lower, equal")
+        if self.finding and (self.finding not in FINDINGS or not self.note):
+            raise ValueError(
+                f"{self.paper}, {self.claim}: a finding is one of {', '.join(FINDINGS)} and has a note that says what was found"
+            )
+
+    @property
+    def numeric(self) -> bool:
+        """Whether there are two numbers to compare."""
+        return isinstance(self.bound, int | float) and self.measured is not None
+
+    @property
+    def holds(self) -> bool:
+        """The verdict; a derived closed form without a measured number holds, as the check's own assertions decided it."""
+        if not self.numeric:
+            return True
+        bound, measured = float(self.bound), float(self.measured or 0.0)
+        if math.isnan(bound) or math.isnan(measured):
+            return False
+        slack = self.tolerance * (1.0 + abs(bound)) if math.isfinite(bound) else 0.0
+        if self.sense == "equal":
+            return bound == measured or abs(bound - measured) <= slack
+        return measured <= bound + slack if self.sense == "upper" else measured >= bound - slack
+
+    @property
+    def tightness(self) -> float | None:
+        """measured / bound (inverted for lower bounds), or None where a ratio says nothing (equalities, infinite or non-positive numbers)."""
+        if not self.numeric or self.sense == "equal":
+            return None
+        bound, measured = float(self.bound), float(self.measured or 0.0)
+        low, high = (measured, bound) if self.sense == "upper" else (bound, measured)
+        return low / high if low >= 0 and high > 0 and math.isfinite(high) else None
+
+
+def missing_legs(paper: Paper, evidence: Iterable[Evidence]) -> dict[str, tuple[str, ...]]:
+    """Claim key -> legs that have neither evidence nor a sentence saying why they cannot exist; complete claims are left out."""
+    seen = {(row.claim, row.leg) for row in evidence if row.paper == paper.letter}
+    gaps = {
+        claim.key: tuple(leg for leg in LEGS if leg not in claim.absent and (claim.key, leg) not in seen)
+        for claim in paper.claims
+    }
+    return {key: legs for key, legs in gaps.items() if legs}
