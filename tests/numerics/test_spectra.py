@@ -17,20 +17,11 @@ from torch import Tensor, nn
 
 from benchmarks.resnet18 import resnet18
 from benchmarks.toy_jacobian import VARIANTS, drawn, published
+from numerics.density import mean_singular_value, spectral_density
+from numerics.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
 from numerics.linearised import Linearised, without_state
 from numerics.realise import realise
-from numerics.spectra import (
-    Products,
-    _gram,
-    extreme_singular_values,
-    jacobian_products,
-    jacobian_singular_values,
-    mean_singular_value,
-    miss_probability,
-    singular_values_of_states,
-    spectral_density,
-    student,
-)
+from numerics.spectra import _gram, jacobian_singular_values, singular_values_of_states
 from numerics.sweep import Sweep
 from numerics.tiles import _plan
 from theory.layers.activation import Activation
@@ -475,11 +466,6 @@ def test_the_smoothed_density_is_that_of_the_values() -> None:
     assert bool(((smooth.low <= truth + 1e-9) & (truth - 1e-9 <= smooth.high)).all())
     assert float((smooth.value - truth).abs().max()) < 0.1
     assert float(torch.trapezoid(smooth.value, points)) == pytest.approx(1, abs=0.02)
-
-
-def test_students_quantiles_are_those_of_the_tables() -> None:
-    for confidence, freedom, quantile in ((0.95, 1, 12.706205), (0.95, 7, 2.364624), (0.99, 15, 2.946713)):
-        assert student(confidence, freedom) == pytest.approx(quantile, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
