@@ -277,6 +277,7 @@ def test_the_command_predicts_runs_and_judges(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "singular values" in result.output
     assert "3 paired trials of chain, projection, changed" in result.output
+    assert "Bounds of the blocks' singular values" in result.output
     names = {p.name for p in tmp_path.iterdir()}
     assert {
         "prediction.json",
