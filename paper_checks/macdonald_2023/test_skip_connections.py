@@ -58,14 +58,6 @@ def conducted(plan: Plan) -> Study:
         return conduct(plan, pool)
 
 
-@pytest.fixture(scope="module")
-def initial(tmp_path_factory, request) -> Plan:
-    """Five trials of which the prediction is written down."""
-    plan = plan_of(tmp_path_factory.mktemp("initial"), request, trials=5, steps=20)
-    foresee(plan)
-    return plan
-
-
 def leave_verdict(evidence, leg: str, question: str, first: str, second: str, interval, says: str, when: str) -> None:
     """A row for one paired difference of logarithms, first less second, with its interval; a finding where it is not what the claim says."""
     wanted = WANTED[question]
@@ -128,12 +120,14 @@ def leave_order(evidence, claim: str, found: Study, question: str, when: str) ->
     )
 
 
-def test_skip_prediction_from_the_initial_states_is_written_before_the_first_step(evidence, initial) -> None:
-    found = foresee(initial)
-    for pair in found.pairs:
+def test_skip_prediction_is_written_before_the_first_step_and_the_losses_follow(evidence, tmp_path, request) -> None:
+    plan = plan_of(tmp_path, request, trials=5, steps=20)
+    predicted = foresee(plan)
+    assert not (tmp_path / "trials").exists()
+    for pair in predicted.pairs:
         if pair.quantity == "regularity":
             continue  # |g|^2 / |q|^2, of the sign of the decrease
-        turned = found.pair(pair.quantity, pair.second, pair.first)
+        turned = predicted.pair(pair.quantity, pair.second, pair.first)
         leave_verdict(
             evidence,
             "measured",
@@ -144,13 +138,9 @@ def test_skip_prediction_from_the_initial_states_is_written_before_the_first_ste
             turned.statement,
             "at the initial states",
         )
-    assert not (initial.out / "trials").exists()
-
-
-def test_skip_losses_over_the_first_twenty_steps(evidence, initial) -> None:
-    found = conducted(replace(initial, spectra=False))
-    written = (initial.out / "prediction.json").stat().st_mtime_ns
-    assert all(p.stat().st_mtime_ns >= written for p in (initial.out / "trials").iterdir())
+    found = conducted(replace(plan, spectra=False))
+    written = (tmp_path / "prediction.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns >= written for p in (tmp_path / "trials").iterdir())
     leave_verdicts(found, evidence, "over 20 steps")
     leave_order(evidence, TRAINING, found, "loss", "over 20 steps")
     leave_predictions(found, evidence)
