@@ -280,6 +280,13 @@ def _product_of_means(first: Expr, second: Expr) -> Expr | None:
 
 
 @cache
+def second_moment(phi: str | Expr) -> Expr | None:
+    """`E[phi(u)^2]`, `u ~ N(0, a)`, in closed form in `a`: the dual at `a = b = c`; None where there is none."""
+    form = dual(phi)
+    return mean(expression(phi) ** 2) if form is None else sympy.simplify(form.subs({b: a, c: a}, simultaneous=True))
+
+
+@cache
 def _function(form: Expr) -> Callable[..., Array]:
     """A closed form as a NumPy function of `a, b, c`; rounding beyond `c^2 = a b` is cut off."""
     functions = {"sqrt": lambda x: np.sqrt(np.maximum(x, 0)), "asin": lambda x: np.arcsin(np.clip(x, -1, 1))}
@@ -325,7 +332,12 @@ def _two_orders(rule: Callable[[int], Array], order: int, shape: tuple[int, ...]
 
 
 def dual_values(
-    phi: str | Expr, variance: Array, other: Array, covariance: Array, psi: str | Expr | None = None, order: int = ORDER
+    phi: str | Expr,
+    variance: Array | float,
+    other: Array | float,
+    covariance: Array | float,
+    psi: str | Expr | None = None,
+    order: int = ORDER,
 ) -> Estimate:
     """`E[phi(u) psi(v)]` for arrays of variances of `u`, of `v`, and covariances (any shapes that broadcast), in double precision.
 
@@ -355,17 +367,29 @@ def dual_values(
     return _two_orders(rule, order, law[0].shape)
 
 
-def mean_values(phi: str | Expr, variance: Array, order: int = ORDER) -> Estimate:
-    """`E[phi(sqrt(q) g)]`, `g` standard normal, for an array of variances `q`; `E phi^2` is that of `phi**2`, `E phi'^2` that of `derivative(phi)**2`.
+def mean_values(phi: str | Expr, variance: Array | float, order: int = 2 * ORDER) -> Estimate:
+    """`E[phi(sqrt(q) g)]`, `g` standard normal, for an array of variances `q`.
 
     By the closed form of `mean` where there is one, else by quadrature with `order` nodes on either side of 0, and its error estimate.
 
     Raises:
         ValueError: variances that are not positive.
     """
-    function, q = expression(phi), np.asarray(variance, float)
+    return _one_dimensional(expression(phi), mean(phi), variance, order)
+
+
+def second_moment_values(phi: str | Expr, variance: Array | float, order: int = 2 * ORDER) -> Estimate:
+    """`E[phi(sqrt(q) g)^2]` in the same way; that of the slope is `second_moment_values(derivative(phi), q)`.
+
+    Raises:
+        ValueError: variances that are not positive.
+    """
+    return _one_dimensional(expression(phi) ** 2, second_moment(phi), variance, order)
+
+
+def _one_dimensional(function: Expr, form: Expr | None, variance: Array | float, order: int) -> Estimate:
+    q = np.asarray(variance, float)
     _check_variances(q)
-    form = mean(function)
     if form is not None:
         value = np.broadcast_to(_function(form)(q, q, 0 * q), q.shape)
         return Estimate(np.array(value, float), np.zeros(q.shape))
