@@ -63,6 +63,7 @@ def minimiser_steps() -> tuple[Step, ...]:
     split = outside * (_TT - _P * _TT) + inside * inside_t
     plain = (_T - _Q * _T * _P) * (_TT - _P * _TT * _Q)
     claimed = _T * _TT - _Q * _T * _P * _TT
+    apart = (_T - _Q * _T) * (_TT - _TT * _Q) + _Q * outside * (_TT - _P * _TT) * _Q
     return (
         Step("(T - T P)(T P - M Y)^T = 0: the part of the target outside the row space of Y is lost", (pythagoras,)),
         Step(
@@ -75,6 +76,10 @@ def minimiser_steps() -> tuple[Step, ...]:
         Step(
             "|T - Q T P|^2 = |T|^2 - tr(Q T P T^T) for every projection Q; [T]_k Y^+ Y = Q T P with Q on the first k left singular vectors of T",
             (matrix_identity(plain - claimed, trace=True),),
+        ),
+        Step(
+            "|T - Q T P|^2 = |T - Q T|^2 + |Q (T - T P)|^2, and neither |T - [T]_k|^2 nor |T - T P|^2 exceeds the least loss: [T]_k Y^+ loses at most twice the least",
+            (matrix_identity(plain - apart, trace=True),),
         ),
         Step(
             "Ky Fan: tr(Q S) over projections of rank k is largest, the sum of the k largest eigenvalues of S, exactly on their eigenspaces"

@@ -5,7 +5,7 @@ from numerics.claims import Claim, Paper
 PAPER = Paper(
     "J2",
     "Ham, Fleissner, Ghoshdastidar",
-    "Two-layer linear denoising autoencoders: bottleneck and skip connection (title not at hand)",
+    "Impact of bottleneck layers and skip connections on the generalization of linear denoising autoencoders",
     2025,
     "arXiv 2505.24668",
     (
