@@ -290,13 +290,13 @@ def leave_master_curve(evidence, found: dict[str, dict[int, Layers]]) -> None:
     evidence(
         "master curve",
         "searched",
-        f"least lower end of all {len(rows)} intervals ({name}, hidden layer {layer}, {low} and {high} hidden layers)",
-        0.0,
-        nearest.low,
+        f"comparisons of {len(rows)} in which the deeper network is told apart as worse, against half of them",
+        len(rows) / 2,
+        len(worse),
         sense="lower",
         tolerance=0.0,
         finding="false",
-        note="Even the two depths whose curves are nearest are told apart.",
+        note=f"Nearest are {low} and {high} hidden layers ({name}, hidden layer {layer}): a difference in [{nearest.low:.3g}, {nearest.high:.3g}].",
     )
 
 
