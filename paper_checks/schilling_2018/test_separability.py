@@ -18,6 +18,7 @@ from functools import cache
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from sympy import Matrix
 
 from numerics.datasets import digits
@@ -224,7 +225,7 @@ def leave_depth(evidence, found: dict[str, dict[int, Layers]]) -> None:
         }
         for name, by_depth in found.items()
     }
-    figure = separability(curves)
+    figure: Figure | None = separability(curves)
     for name, by_depth in found.items():
         for depth, layers in by_depth.items():
             setting = f"{name}, {depth} hidden layers, {len(layers.after)} seeds"
@@ -243,6 +244,7 @@ def leave_depth(evidence, found: dict[str, dict[int, Layers]]) -> None:
                     note=f"Layer by layer: {', '.join(says)}.",
                     figure=figure,
                 )
+                figure = None  # drawn once
     # every single network: does its value ever rise from a layer to the next?
     rises = {
         (name, depth): layers.after.diff(dim=1).amax(1)
