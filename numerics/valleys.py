@@ -17,8 +17,10 @@ from theory.network import Network
 from theory.records import Shape
 from theory.valleys import split_readout
 
-RADII = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6)
+RADII = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 """Sizes of a change of the hidden weights that is to give `Psi` full rank, the largest first."""
+TRIES = 8
+"""Random directions that are tried at each size."""
 SEGMENT = 9
 """Points of a straight segment at which the loss is looked at."""
 WELL_CONDITIONED = 1e-7
@@ -138,44 +140,43 @@ class Escape:
         start: loss where the path begins.
         highest: the largest loss seen on it.
         end: loss where it ends.
-        radius: relative size of the change of the hidden weights before the lift; 0 where none was needed.
+        segments: number of straight changes of the hidden weights before the lift; 0 where none was needed.
         path: the lift at its end.
     """
 
     start: Tensor
     highest: Tensor
     end: Tensor
-    radius: Tensor
+    segments: Tensor
     path: Lift
 
 
 def escape(problem: Problem, theta: Tensor, level: float, margin: float, source: Generator, points: int = 40) -> Escape:
     """From every network a path to a loss below `level` on which the loss rises by at most `margin` (and only where `Psi` is singular at the start).
 
-    Where `Psi` is worse conditioned than `WELL_CONDITIONED` the hidden weights first move along a straight segment to a random neighbour: the largest of
-    `RADII` whose segment stays below the margin. Then the lift, looked at in `points` places.
+    Where `Psi` is worse conditioned than `WELL_CONDITIONED` the hidden weights first move along straight segments to random neighbours, each better conditioned
+    than the last and with the loss below the margin all along. Then the lift, looked at in `points` places.
 
     Raises:
         ValueError: a network for which no neighbour with a well conditioned `Psi` was found within the margin, by number.
     """
     count, size = len(theta), problem.hidden.size
-    start = problem.objective(theta)
-    highest, radius, moved = start.clone(), torch.zeros_like(start), theta.clone()
-    waiting = relative_sigma(problem.psi(theta)) < WELL_CONDITIONED
-    noise = torch.zeros_like(theta)
-    noise[:, :size] = torch.randn(count, size, dtype=theta.dtype, device=theta.device, generator=source)
-    for r in RADII:
+    start, moved = problem.objective(theta), theta.clone()
+    highest, segments = start.clone(), torch.zeros(count, dtype=torch.long, device=theta.device)
+    sigma = relative_sigma(problem.psi(theta))
+    for radius in (r for r in RADII for _ in range(TRIES)):
+        waiting = sigma < WELL_CONDITIONED
         if not bool(waiting.any()):
             break
-        segment = [problem.objective(theta + share * r * noise) for share in torch.linspace(0, 1, SEGMENT).tolist()]
-        top = torch.stack(segment).amax(0)
-        there = theta + r * noise
-        good = waiting & (top <= start + margin) & (relative_sigma(problem.psi(there)) >= WELL_CONDITIONED)
-        moved = torch.where(good[:, None], there, moved)
-        highest, radius = torch.where(good, top, highest), torch.where(good, r, radius)
-        waiting &= ~good
-    if bool(waiting.any()):
-        lost = waiting.nonzero().flatten().tolist()
+        change = torch.zeros_like(theta)
+        change[:, :size] = radius * torch.randn(count, size, dtype=theta.dtype, device=theta.device, generator=source)
+        seen = [problem.objective(moved + share * change) for share in torch.linspace(0, 1, SEGMENT).tolist()]
+        top, there = torch.stack(seen).amax(0), relative_sigma(problem.psi(moved + change))
+        good = waiting & (top <= start + margin) & (there > sigma)
+        moved, sigma = torch.where(good[:, None], moved + change, moved), torch.where(good, there, sigma)
+        highest, segments = torch.where(good, torch.maximum(highest, top), highest), segments + good
+    if bool((sigma < WELL_CONDITIONED).any()):
+        lost = (sigma < WELL_CONDITIONED).nonzero().flatten().tolist()
         raise ValueError(
             f"networks {lost}: no neighbour with a well conditioned Psi within the margin {margin}: allow a larger one"
         )
@@ -183,7 +184,7 @@ def escape(problem: Problem, theta: Tensor, level: float, margin: float, source:
     ends = path.below(level)
     for share in torch.linspace(0, 1, points).tolist():
         highest = torch.maximum(highest, problem.objective(path.at(share * ends)))
-    return Escape(start, highest, problem.objective(path.at(ends)), radius, path)
+    return Escape(start, highest, problem.objective(path.at(ends)), segments, path)
 
 
 def dead(problem: Problem, theta: Tensor, depth: float = 1.0) -> Tensor:

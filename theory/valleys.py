@@ -394,7 +394,7 @@ def fold(network: Network, state: State) -> State:
     if isinstance(network, (*OUTSIDE, Normalisation)):
         return _outside(network, state)
     known = ", ".join(kind.__name__ for kind in (*FOLDS, *OUTSIDE, Normalisation))
-    raise ValueError(f"valleys: the reading does not know the layer {describe(network)}: it knows {known}")
+    raise ValueError(f"valleys: the reading does not know the layer {type(network).__name__}: it knows {known}")
 
 
 def conditions(network: Network, shape: Shape) -> tuple[Condition, ...]:
