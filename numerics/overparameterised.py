@@ -154,6 +154,24 @@ def remainder(networks: Networks, x: Tensor, targets: Tensor, change: Tensor) ->
     return networks.moved(change).loss(x, targets) - networks.loss(x, targets) - linear
 
 
+def remainder_bound(networks: Networks, x: Tensor, targets: Tensor, change: Tensor) -> Tensor:
+    """An upper bound of `remainder` for one trained layer, `(networks,)`, by `theory.gaussian_relu.semi_smooth_steps`.
+
+    `sum_i |B|^2 |e_i|^2 / 2 + |v_i| |B| |e_i on units that change sign|`, with `e_i = change h_i` and residuals `v`.
+
+    Raises:
+        ValueError: more than one trained layer.
+    """
+    if networks.depth != 1:
+        raise ValueError(f"{networks.depth} trained layers: the bound is for one")
+    below = networks.features(x)[0]
+    before, moved = networks.W[:, 0] @ below, change[:, 0] @ below
+    flipped = torch.where((before > 0) != (before + moved > 0), moved, torch.zeros_like(moved))
+    norm = torch.linalg.matrix_norm(networks.B, 2)[:, None]
+    residual = (networks.outputs(x) - targets).norm(dim=-2)
+    return (norm**2 * moved.square().sum(-2) / 2 + residual * norm * flipped.norm(dim=-2)).sum(-1)
+
+
 def spectral_unit(change: Tensor) -> Tensor:
     """Every layer's change rescaled to operator norm one."""
     return change / torch.linalg.matrix_norm(change, 2, dim=(-2, -1), keepdim=True)

@@ -225,6 +225,45 @@ def gradient_lower_steps() -> tuple[Step, ...]:
 
 
 @cache
+def arc_steps() -> tuple[Step, ...]:
+    """`n` samples on an arc, neighbours at angle `theta`: for `n -> oo`, then `theta -> 0`, `lambda_min(G)/theta -> 1/(4 pi)`, so that it does not fall with `n`.
+
+    `G` is a Toeplitz matrix, whose least eigenvalue tends to the least value of its symbol; here that of its part with a kink, `-|k| theta/(2 pi)`, at frequency pi.
+    """
+    r = Symbol("r", positive=True)
+    kink = sympy.diff(gradient_kernel(theta), theta).subs(theta, 0)
+    geometric = -r / (1 + r) ** 2  # sum_k k (-r)^k, the derivative of a geometric series
+    series = sympy.series(geometric, r, 0, 5).removeO()
+    partial = sum(j * (-r) ** j for j in range(1, 5))
+    return (
+        Step("the kernel's kink at 0 has the slope -1/(2 pi)", (gap(kink, -1 / (2 * sympy.pi)),)),
+        Step("sum_k k (-r)^k = -r/(1+r)^2 (to order 4)", (gap(series, partial),)),
+        Step("its Abel limit at r = 1 is -1/4, on both sides -1/2", (gap(2 * geometric.subs(r, 1), -S.Half),)),
+        Step(
+            "the symbol at pi: theta (-1/(2 pi)) (-1/2)",
+            (gap(2 * kink * theta * geometric.subs(r, 1), theta / (4 * sympy.pi)),),
+        ),
+    )
+
+
+@cache
+def semi_smooth_steps() -> tuple[Step, ...]:
+    """`F(W+D) - F(W) - <grad F, D> = sum_i |u_i|^2/2 + <v_i, u_i - J_i D>`, `u` the change of the outputs; the second term comes from units whose sign changes alone."""
+    v, u, w = sympy.symbols("v u w", real=True)
+    low, over = Symbol("z", positive=True), Symbol("x", nonnegative=True)
+    # a unit at z > 0 that moves by e = -(z + x) to -x: relu falls by z, its linearisation by z + x
+    error = (0 - low) - (-(low + over))
+    return (
+        Step("squared error: exactly this", (gap((v + u) ** 2 / 2 - v**2 / 2 - v * w, u**2 / 2 + v * (u - w)),)),
+        Step("a unit that keeps its sign is linear: no error"),
+        Step(
+            "a unit that loses its sign errs by |z + e|, at most |e|", (gap(error, over),), (over, (low + over) - over)
+        ),
+        Step("and so does one that gains it, by symmetry; hence |u_i - J_i D| <= |B| |e_i on units that change sign|"),
+    )
+
+
+@cache
 def descent_steps() -> tuple[Step, ...]:
     """From gradient bound and semi-smoothness to a linear rate.
 
