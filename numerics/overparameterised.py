@@ -19,6 +19,8 @@ from numerics.search import Found, maximise
 SERIES = 1e-2
 """Angle below which `sin - theta cos` is taken from its series: both lose less than 1e-9 of it there."""
 
+BISECTIONS = 60
+
 
 @dataclass(frozen=True, eq=False)
 class Networks:
@@ -170,6 +172,34 @@ def remainder_bound(networks: Networks, x: Tensor, targets: Tensor, change: Tens
     norm = torch.linalg.matrix_norm(networks.B, 2)[:, None]
     residual = (networks.outputs(x) - targets).norm(dim=-2)
     return (norm**2 * moved.square().sum(-2) / 2 + residual * norm * flipped.norm(dim=-2)).sum(-1)
+
+
+def flipping_change(networks: Networks, x: Tensor, targets: Tensor, radius: float) -> Tensor:
+    """The change of operator norm `radius` (from below) that makes the first-order remainder largest, for one sample and one trained layer: `(networks, 1, m, m)`.
+
+    Units with `|z| <= tau b/2`, `b = (B^T v)_j > 0`, move across 0 by `tau b`; `tau` by bisection (`theory.gaussian_relu.first_order_remainder`).
+
+    Raises:
+        ValueError: more than one trained layer or sample.
+    """
+    if networks.depth != 1 or x.shape[-1] != 1:
+        raise ValueError(
+            f"{networks.depth} trained layers, {x.shape[-1]} samples: the change is that of one layer and one sample"
+        )
+    h = networks.features(x)[0][..., 0]
+    z = (networks.W[:, 0] @ h.unsqueeze(-1))[..., 0]
+    b = (networks.B.mT @ (networks.outputs(x) - targets))[..., 0].clamp(min=0)
+    size = h.norm(dim=1, keepdim=True)
+
+    def moves(tau: Tensor) -> Tensor:
+        return torch.where(z.abs() <= tau * b / 2, -z.sign() * tau * b, 0.0)
+
+    low, high = torch.zeros_like(size), 10 * z.abs().amax(1, keepdim=True) / b.amax(1, keepdim=True)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        over = moves(middle).norm(dim=1, keepdim=True) > radius * size
+        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+    return (moves(low).unsqueeze(-1) * (h / size**2).unsqueeze(-2)).unsqueeze(1)
 
 
 def spectral_unit(change: Tensor) -> Tensor:

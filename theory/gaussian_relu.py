@@ -264,6 +264,54 @@ def semi_smooth_steps() -> tuple[Step, ...]:
 
 
 @cache
+def first_order_remainder() -> Bound:
+    """The first-order part of the remainder at initialisation, one sample and one trained layer: at most, and attained, to leading order in a small norm `r` of the change,
+
+        sup <v, u - J D> = (3/4) (1/(sqrt 2 pi))^(1/3) sqrt(m/d) |v| |h| r^(4/3).
+
+    A unit at `z` with `b = (B^T v)_j > 0` that is moved by `e` across 0 adds `b (|e| - |z|)`; under `sum e^2 = (r |h|)^2` a multiplier gives `e = tau b` for the units
+    with `|z| <= tau b/2`. Their number is `m` times the density of `z ~ N(0, 2 |h|^2/m)` at 0, and `b ~ N(0, |v|^2/d)`.
+    """
+    v, h, radius = symbols_of_remainder()
+    tau, b, e, y = sympy.symbols("tau b e y", positive=True)
+    multiplier = 1 / (2 * tau)
+    density = sympy.sqrt(m) / (2 * sympy.sqrt(sympy.pi) * h)
+    gain = sympy.integrate(b * (tau * b - y), (y, 0, tau * b / 2)) * 2 * density
+    cost = 2 * density * (tau * b / 2) * (tau * b) ** 2
+    cube = (v / sympy.sqrt(d)) ** 3 * sympy.integrate(
+        y**3 * sympy.exp(-(y**2) / 2) / sympy.sqrt(2 * sympy.pi), (y, 0, S.Infinity)
+    )
+    total = m * (gain / b**3 * cube)
+    at = ((radius * h) ** 2 / (m * cost / (b * tau) ** 3 * cube)) ** (S.One / 3)
+    claimed = (
+        S(3) / 4 * (1 / (sympy.sqrt(2) * sympy.pi)) ** (S.One / 3) * sympy.sqrt(m / d) * v * h * radius ** (S(4) / 3)
+    )
+    return Bound.upper(
+        claimed,
+        quantity="first-order remainder, to leading order in r",
+        source="units moved across 0, chosen by a multiplier",
+        sharp=True,
+        attained="a change of rank one that moves the units nearest to 0 (numerics.overparameterised.flipping_change)",
+        steps=(
+            Step(
+                "b - 2 e/(2 tau) = 0 at e = tau b", (gap(sympy.diff(b * e - multiplier * e**2, e).subs(e, tau * b), 0),)
+            ),
+            Step(
+                "moving pays where b (e - |z|) >= e^2/(2 tau): |z| <= tau b/2",
+                (gap(b * (tau * b - tau * b / 2), multiplier * (tau * b) ** 2),),
+            ),
+            Step("gain and cost of all units, tau eliminated", (gap(total.subs(tau, at), claimed),)),
+        ),
+    )
+
+
+def symbols_of_remainder() -> tuple[Symbol, Symbol, Symbol]:
+    """`|v|`, `|h|` and `r` of `first_order_remainder`."""
+    v, h, radius = sympy.symbols("v h r", positive=True)
+    return v, h, radius
+
+
+@cache
 def descent_steps() -> tuple[Step, ...]:
     """From gradient bound and semi-smoothness to a linear rate.
 
