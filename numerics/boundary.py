@@ -13,6 +13,7 @@ import sympy
 import torch
 from torch import Tensor
 
+from numerics.device import generator
 from numerics.local import ALLOWANCE
 from numerics.realise import Realisation, realise
 from theory.layers.affine import Affine
@@ -31,9 +32,9 @@ from theory.margins import (
 from theory.network import Chain, chain, named
 from theory.records import Shape
 
-BISECTIONS = 50
-"""Halvings of the piece of a ray that crosses the boundary: what is left is 2^-50 of it."""
-GRID = 24
+BISECTIONS = 30
+"""Halvings of the piece of a ray that crosses the boundary: what is left is 2^-30 of it, about 1e-9."""
+GRID = 16
 """Points of a ray that are tried for a first crossing, up to twice the length of the step."""
 
 
@@ -158,22 +159,42 @@ def certified(network: Chain, shape: Shape, theta: Tensor, X: Tensor, labels: Te
 
 
 def search(
-    network: Chain, shape: Shape, theta: Tensor, X: Tensor, labels: Tensor, *, rivals: int = 3, steps: int = 25
+    network: Chain,
+    shape: Shape,
+    theta: Tensor,
+    X: Tensor,
+    labels: Tensor,
+    *,
+    rivals: int = 3,
+    steps: int = 40,
+    starts: int = 8,
+    seed: int = 0,
 ) -> Tensor:
     """Distances `(*batch, N)` of the nearest points found that are not classified as labelled: upper bounds of the true distance.
 
-    Towards each of the `rivals` classes with the least first-order distances, `d <- (g . d - m(x + d)) g / |g|^2` with `g` the gradient at `x + d`: what it
-    converges to is a point of the boundary at which `d` is normal to it. After every step the ray along `d` is tried for its first crossing, which bisection locates;
-    what counts is the distance of a point at which the rival is at least as large. 0 for misclassified samples, infinite where no crossing was found.
+    Towards each of the `rivals` classes with the least first-order distances, from the sample, from the nearest other sample taken for that class, and from random
+    points at the first-order distance. First `d <- (g . d - m(x + d)) g / |g|^2` with `g` the gradient at `x + d`, whose fixed points are points of the boundary
+    at which `d` is normal to it; then the same from the best crossing so far, by a part of the way that is halved where it does not come nearer. After every step the
+    ray along `d` is tried for its first crossing, which bisection locates: what counts is the distance of a point at which the rival is at least as large.
+
+    Returns 0 for misclassified samples, infinity where no crossing was found.
+
+    Raises:
+        ValueError: no rival, no step or no start.
     """
-    here = _pairs(realise(network, shape), theta, X, labels)
+    if min(rivals, steps, starts) < 1:
+        raise ValueError(f"{rivals} rivals, {steps} steps, {starts} starts: give at least one of each")
+    realisation = realise(network, shape)
+    here = _pairs(realisation, theta, X, labels)
     classes, samples = here.gap.shape[-2:]
     batch = here.gap.shape[:-2]
-    order = (here.gap / here.gradient).nan_to_num(nan=torch.inf).argsort(-2)[..., : min(rivals, classes - 1), :]
+    distances = (here.gap / here.gradient).nan_to_num(nan=torch.inf)
+    order = distances.argsort(-2)[..., : min(rivals, classes - 1), :].repeat_interleave(starts, -2)
     tries = order.shape[-2]
-    # every rival of a sample is a column of its own
+    # every rival and start of a sample is a column of its own
     wide = realise(network, Shape(shape.features, samples * tries, shape.grid))
-    start = X.expand(*batch, *X.shape[-2:]).repeat_interleave(tries, -1)
+    x = X.expand(*batch, *X.shape[-2:])
+    start = x.repeat_interleave(tries, -1)
     own = labels.expand(*batch, samples).repeat_interleave(tries, -1).unsqueeze(-2)
     rival = order.transpose(-1, -2).reshape(*batch, 1, samples * tries)
 
@@ -181,19 +202,52 @@ def search(
         outputs = wide(theta, point)
         return (outputs.gather(-2, own) - outputs.gather(-2, rival)).squeeze(-2)
 
-    move, best = torch.zeros_like(start), torch.full_like(start[..., 0, :], torch.inf)
-    for step in range(steps):
+    def towards(move: Tensor) -> Tensor:
+        """Where the linearisation at `x + move` has its zero nearest to `x`."""
         point = (start + move).detach().requires_grad_(True)
         value = gap(point)
         (slope,) = torch.autograd.grad(value.sum(), point)
         square = slope.square().sum(-2).clamp(min=1e-300)
-        target = ((slope * move).sum(-2) - value.detach()) / square
-        target = target.unsqueeze(-2) * slope
-        # later steps are damped: on a piecewise linear boundary the plain iteration can cycle
-        move = target if step < steps // 2 else (move + target) / 2
-        best = torch.minimum(best, _crossing(gap, start, move))
+        return (((slope * move).sum(-2) - value.detach()) / square).unsqueeze(-2) * slope
+
+    first = distances.gather(-2, order).transpose(-1, -2).reshape(*batch, 1, samples * tries)
+    move = torch.randn(start.shape, generator=generator(seed), dtype=start.dtype)
+    move = move / torch.linalg.vector_norm(move, dim=-2, keepdim=True) * torch.where(first.isfinite(), first, 1.0)
+    number = torch.arange(samples * tries) % starts
+    move = torch.where(number == 0, 0.0, torch.where(number == 1, _to_neighbour(realisation, theta, x, rival), move))
+    crossing, best = _nearer(gap, start, move, move, torch.full_like(start[..., 0, :], torch.inf))
+    for _ in range(steps // 2):
+        move = towards(move)
+        crossing, best = _nearer(gap, start, move, crossing, best)
+    part = torch.ones_like(best)
+    for _ in range(steps - steps // 2):
+        moved = crossing + part.unsqueeze(-2) * (towards(crossing) - crossing)
+        before = best
+        crossing, best = _nearer(gap, start, moved, crossing, best)
+        part = torch.where(best < before, part, part / 2)
     best = best.reshape(*batch, samples, tries).amin(-1)
     return torch.where((here.gap > 0).all(-2), best, 0.0)
+
+
+def _to_neighbour(realisation: Realisation, theta: Tensor, x: Tensor, rival: Tensor) -> Tensor:
+    """From each column's sample to the nearest sample that is taken for the column's rival; arbitrary where there is none."""
+    samples, columns = x.shape[-1], rival.shape[-1]
+    taken = realisation(theta, x).argmax(-2)
+    apart = torch.cdist(x.transpose(-1, -2), x.transpose(-1, -2)).repeat_interleave(columns // samples, -2)
+    nearest = torch.where(taken.unsqueeze(-2) == rival.transpose(-1, -2), apart, torch.inf).argmin(-1)
+    chosen = x.gather(-1, nearest.unsqueeze(-2).expand(*x.shape[:-1], columns))
+    return chosen - x.repeat_interleave(columns // samples, -1)
+
+
+def _nearer(
+    gap: Callable[[Tensor], Tensor], start: Tensor, move: Tensor, crossing: Tensor, best: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The nearer of the known crossing and the one along a new ray, as displacement and distance."""
+    length = torch.linalg.vector_norm(move, dim=-2)
+    found = _crossing(gap, start, move)
+    better = found < best
+    scaled = move * (found / length).nan_to_num(nan=0.0, posinf=0.0).unsqueeze(-2)
+    return torch.where(better.unsqueeze(-2), scaled, crossing), torch.where(better, found, best)
 
 
 @torch.no_grad()
@@ -204,7 +258,7 @@ def _crossing(gap: Callable[[Tensor], Tensor], start: Tensor, move: Tensor) -> T
     first = torch.full_like(length, torch.inf)
     for part in parts.flip(0):
         first = torch.where(gap(start + part * move) <= 0, part, first)
-    found = first.isfinite()
+    found = first.isfinite() & (length > 0)
     high = torch.where(found, first, 1.0)
     low = high - 2 / GRID
     for _ in range(BISECTIONS):

@@ -84,7 +84,7 @@ def _bootstrap(statistic: object, samples: tuple[np.ndarray, ...], value: float,
         n_resamples=RESAMPLES,
         confidence_level=LEVEL,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        random_state=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(value, float(found.low), float(found.high), LEVEL, len(samples[0]))
 
