@@ -1,6 +1,6 @@
 """A population of small classifiers trained in one batched program, so that their generalization gaps differ.
 
-Every network is a rectifier network `d - h - h - h - K` on scikit-learn's digits; they differ in width (narrow ones are wide ones whose other units are zero and stay so, as
+Every network is a network `d - h - h - h - K` of rectifiers (or another activation) on scikit-learn's digits; they differ in width (narrow ones are wide ones whose other units are zero and stay so, as
 their gradients vanish exactly), learning rate, L2 penalty, dropout, batch norm, number of training images and part of labels drawn anew. All weights are stacked `(B, ., .)`, every
 step is a few batched products, and there is no loop over networks.
 
@@ -18,10 +18,11 @@ from torch import Generator, Tensor
 
 from numerics.datasets import DIGITS, digits
 from numerics.device import DTYPE, generator
-from numerics.realise import realise
+from numerics.realise import ACTIVATION_FUNCTIONS, realise
+from theory.atoms.entrywise import ACTIVATIONS, z
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
-from theory.network import Chain, Network
+from theory.network import Chain
 from theory.records import Shape
 
 HIDDEN = 3
@@ -104,7 +105,7 @@ class Population:
         train_accuracy, test_accuracy: `(B,)`, on the labels trained on, and on held-out images with their own labels.
     """
 
-    network: Network
+    network: Chain
     shape: Shape
     theta: Tensor = field(repr=False)
     X: Tensor = field(repr=False)
@@ -124,16 +125,18 @@ class Population:
         return self.train_accuracy >= accuracy
 
 
-def description(width: int, classes: int) -> Chain:
-    """`affine, relu` for every hidden layer and a last affine layer, all with bias."""
-    hidden = (Affine(width, bias=True), Activation("relu")) * HIDDEN
+def description(width: int, classes: int, activation: str = "relu") -> Chain:
+    """`affine, relu` (or another activation) for every hidden layer and a last affine layer, all with bias."""
+    hidden = (Affine(width, bias=True), Activation(activation)) * HIDDEN
     return Chain((*hidden, Affine(classes, bias=True)))
 
 
 class _Stack:
     """The stacked parameters in training: weights `(B, out, in)`, biases, and gains and shifts of batch norm, `(B, out, 1)`."""
 
-    def __init__(self, settings: Settings, features: int, classes: int, source: Generator) -> None:
+    def __init__(
+        self, settings: Settings, features: int, classes: int, source: Generator, activation: str = "relu"
+    ) -> None:
         count, widest = len(settings), int(settings.width.max())
         alive = (torch.arange(widest) < settings.width.unsqueeze(1)).to(DTYPE)
         sizes = (features, *(widest,) * HIDDEN, classes)
@@ -147,7 +150,7 @@ class _Stack:
             self.biases.append(torch.zeros(count, rows, 1, dtype=DTYPE).requires_grad_())
         self.gains = [alive.unsqueeze(2).clone().requires_grad_() for _ in range(HIDDEN)]
         self.shifts = [torch.zeros(count, widest, 1, dtype=DTYPE).requires_grad_() for _ in range(HIDDEN)]
-        self.settings, self.source = settings, source
+        self.settings, self.source, self.phi = settings, source, ACTIVATION_FUNCTIONS[activation]
         self.norm = settings.batch_norm.reshape(-1, 1, 1)
 
     @property
@@ -163,7 +166,7 @@ class _Stack:
             scaled = centred * (centred.square().mean(2, keepdim=True) + EPS).rsqrt()
             z = torch.where(self.norm, self.gains[layer] * scaled + self.shifts[layer], z)
             kept = torch.rand(z.shape, generator=self.source) < keep
-            x = z.clamp(min=0) * kept / keep
+            x = self.phi(z) * kept / keep
         return torch.baddbmm(self.biases[-1], self.weights[-1], x)
 
     def penalty(self) -> Tensor:
@@ -183,7 +186,7 @@ class _Stack:
             moved = torch.where(self.norm, self.shifts[layer] - factor * mean, 0.0)
             weight, bias = factor * self.weights[layer], factor * self.biases[layer] + moved
             arrays += [weight, bias.squeeze(2)]
-            x = torch.baddbmm(bias, weight, x).clamp(min=0)
+            x = self.phi(torch.baddbmm(bias, weight, x))
         return [*arrays, self.weights[-1].detach(), self.biases[-1].detach().squeeze(2)]
 
 
@@ -203,7 +206,9 @@ def accuracy(outputs: Tensor, labels: Tensor, used: Tensor | None = None) -> Ten
     return (right * used).sum(-1) / used.sum(-1)
 
 
-def train(count: int, steps: int, seed: int, ranges: Ranges | None = None, *, held_out: int = 1000) -> Population:
+def train(
+    count: int, steps: int, seed: int, ranges: Ranges | None = None, *, held_out: int = 1000, activation: str = "relu"
+) -> Population:
     """Draw and train a population by stochastic gradient descent with momentum, learning rates falling to zero by a cosine.
 
     Args:
@@ -212,9 +217,10 @@ def train(count: int, steps: int, seed: int, ranges: Ranges | None = None, *, he
         seed: of data, settings, initial weights and mini-batches.
         ranges: what the settings are drawn from.
         held_out: test images, which no network trains on.
+        activation: of the hidden layers; it has to vanish at 0, so that units beyond a network's width stay without effect.
 
     Raises:
-        ValueError: fewer than two networks, or more training and test images than there are.
+        ValueError: fewer than two networks, more training and test images than there are, an activation that is unknown or does not vanish at 0.
     """
     ranges = ranges or Ranges()
     largest = max(ranges.samples)
@@ -222,12 +228,15 @@ def train(count: int, steps: int, seed: int, ranges: Ranges | None = None, *, he
         raise ValueError(
             f"{count} networks, {largest} training and {held_out} test images: give at least 2 networks and at most {DIGITS} images in all"
         )
+    if activation not in ACTIVATION_FUNCTIONS or ACTIVATIONS[activation].subs(z, 0) != 0:
+        vanishing = [name for name, phi in ACTIVATIONS.items() if phi.subs(z, 0) == 0]
+        raise ValueError(f"activation {activation!r}: use one that vanishes at 0: {', '.join(vanishing)}")
     data, source = digits(largest + held_out, seed), generator(seed)
     X, test = data.X[:, :largest].contiguous(), data.X[:, largest:]
     settings = Settings.draw(count, ranges, source)
     labels = _noisy(data.labels[:largest], settings.label_noise, data.classes, source)
     used = torch.arange(largest) < settings.samples.unsqueeze(1)
-    stack = _Stack(settings, data.features, data.classes, source)
+    stack = _Stack(settings, data.features, data.classes, source, activation)
     velocity = [torch.zeros_like(p) for p in stack.parameters]
     rows = X.T.contiguous()
     for step in range(steps):
@@ -240,7 +249,7 @@ def train(count: int, steps: int, seed: int, ranges: Ranges | None = None, *, he
             for parameter, moving, gradient in zip(stack.parameters, velocity, gradients, strict=True):
                 moving.mul_(MOMENTUM).add_(gradient)
                 parameter.sub_(rate * moving)
-    network = description(int(settings.width.max()), data.classes)
+    network = description(int(settings.width.max()), data.classes, activation)
     shape = Shape(data.features, largest)
     realisation = realise(network, shape)
     theta = realisation.pack(stack.folded(X, used))

@@ -118,17 +118,22 @@ def fit(features: np.ndarray, target: np.ndarray, *, log: bool = True, kind: str
     return Fit(target, predicted, squared, whole, adjusted, found, count)
 
 
-def difference(first: Fit, second: Fit, *, seed: int = 0) -> Interval:
-    """Cross-validated `R^2` of the first less that of the second, on the same models, with its paired bootstrap interval.
+def difference(*pairs: tuple[Fit, Fit], seed: int = 0) -> Interval:
+    """Cross-validated `R^2` of the first fits less that of the second, with its paired bootstrap interval over models.
+
+    Args:
+        pairs: two fits of the same models each; several pairs (one a population) are pooled, squared errors in units of each population's variance.
+        seed: of the bootstrap.
 
     Raises:
-        ValueError: the fits are of different targets.
+        ValueError: no pair, or fits of different targets in one.
     """
-    if first.target.shape != second.target.shape or not np.array_equal(first.target, second.target):
-        raise ValueError("the two fits have different targets: fit both to the same models in the same order")
-
-    def statistic(one: np.ndarray, other: np.ndarray, target: np.ndarray, axis: int = -1) -> np.ndarray:
-        return (other.mean(axis) - one.mean(axis)) / target.var(axis)
-
-    samples = (first.squared_error, second.squared_error, first.target)
-    return _bootstrap(statistic, samples, float(statistic(*samples)), seed)
+    if not pairs:
+        raise ValueError("no fits are given: give at least one pair")
+    values = []
+    for first, second in pairs:
+        if not np.array_equal(first.target, second.target):
+            raise ValueError("the two fits have different targets: fit both to the same models in the same order")
+        values.append((second.squared_error - first.squared_error) / first.target.var())
+    pooled = np.concatenate(values)
+    return _bootstrap(np.mean, (pooled,), float(pooled.mean()), seed)

@@ -48,15 +48,16 @@ def test_units_beyond_a_networks_width_stay_zero(population) -> None:
         assert float(weight[narrow, :6].abs().min(1).values.max()) > 0
 
 
-def test_folded_batch_norm_gives_the_outputs_of_training_mode_on_the_whole_training_set() -> None:
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_folded_batch_norm_gives_the_outputs_of_training_mode_on_the_whole_training_set(activation: str) -> None:
     # without dropout, and with all images in one batch, training mode uses the statistics that are folded in
     ranges = Ranges(widths=(6,), samples=(50,), dropout=(0.0,), batch_norm=0.5)
     source = generator(3)
     settings = Settings.draw(6, ranges, source)
     assert 0 < int(settings.batch_norm.sum()) < 6
     X = digits(50, 0).X
-    stack = _Stack(settings, 64, 10, source)
-    network, shape = description(6, 10), Shape(64, 50)
+    stack = _Stack(settings, 64, 10, source, activation)
+    network, shape = description(6, 10, activation), Shape(64, 50)
     realisation = realise(network, shape)
     theta = realisation.pack(stack.folded(X, torch.ones(6, 50, dtype=torch.bool)))
     expected = stack.train_outputs(X.expand(6, 64, 50)).detach()
@@ -78,3 +79,8 @@ def test_more_images_than_there_are_is_refused() -> None:
         train(4, 1, 0, Ranges(samples=(900,)))
     with pytest.raises(ValueError, match="at least 2 networks"):
         train(1, 1, 0, SMALL)
+
+
+def test_an_activation_that_does_not_vanish_at_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'softplus': use one that vanishes at 0: identity, tanh"):
+        train(4, 1, 0, SMALL, activation="softplus")

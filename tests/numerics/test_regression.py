@@ -18,7 +18,7 @@ def test_a_planted_law_in_the_logarithms_is_found_and_the_logarithm_is_seen_to_h
     logs, plain = fit(values, target), fit(values, target, log=False)
     assert logs.cross_validated_r2.low > 0.98
     assert logs.adjusted_r2 <= logs.r2
-    gain = difference(logs, plain)
+    gain = difference((logs, plain))
     assert gain.low > 0
     assert gain.mean == pytest.approx(logs.cross_validated_r2.mean - plain.cross_validated_r2.mean, abs=1e-12)
     assert gain.says("helps", "hurts") == "helps"
@@ -43,9 +43,19 @@ def test_the_adjusted_coefficient_is_the_textbook_one() -> None:
     assert found.adjusted_r2 == pytest.approx(1 - (1 - r2) * 59 / 56, abs=1e-10)
 
 
+def test_pairs_of_several_populations_are_pooled_in_units_of_their_own_variance() -> None:
+    pairs = []
+    for seed, scale in ((0, 1.0), (1, 1000.0)):
+        values, target = planted(60, 4, 1.0, seed)
+        pairs.append((fit(values, scale * target), fit(values[:, :2], scale * target)))
+    alone = [difference(pair).mean for pair in pairs]
+    assert difference(*pairs).mean == pytest.approx(sum(alone) / 2, rel=1e-9)
+    assert difference(*pairs).trials == 120
+
+
 def test_the_interval_of_a_difference_of_equal_fits_is_zero() -> None:
     values, target = planted(60, 3, 1.0)
-    same = difference(fit(values, target), fit(values, target))
+    same = difference((fit(values, target), fit(values, target)))
     assert (same.low, same.mean, same.high) == (0, 0, 0)
 
 
@@ -73,4 +83,6 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="one target a model"):
         fit(values, target[:-1])
     with pytest.raises(ValueError, match="different targets"):
-        difference(fit(values, target), fit(values, target + 1))
+        difference((fit(values, target), fit(values, target + 1)))
+    with pytest.raises(ValueError, match="at least one pair"):
+        difference()
