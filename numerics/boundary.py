@@ -34,6 +34,8 @@ from theory.records import Shape
 
 BISECTIONS = 30
 """Halvings of the piece of a ray that crosses the boundary: what is left is 2^-30 of it, about 1e-9."""
+VANISHING = 1e-20
+"""Squared norm of a gradient below which a column of the search does not move."""
 GRID = 16
 """Points of a ray that are tried for a first crossing, up to twice the length of the step."""
 
@@ -166,7 +168,7 @@ def search(
     labels: Tensor,
     *,
     rivals: int = 3,
-    steps: int = 40,
+    steps: int = 24,
     starts: int = 8,
     seed: int = 0,
 ) -> Tensor:
@@ -207,8 +209,11 @@ def search(
         point = (start + move).detach().requires_grad_(True)
         value = gap(point)
         (slope,) = torch.autograd.grad(value.sum(), point)
-        square = slope.square().sum(-2).clamp(min=1e-300)
-        return (((slope * move).sum(-2) - value.detach()) / square).unsqueeze(-2) * slope
+        square = slope.square().sum(-2)
+        lost = square < VANISHING
+        part = ((slope * move).sum(-2) - value.detach()) / torch.where(lost, 1.0, square)
+        # where the gap is flat there is no direction: such a column stays where it is
+        return torch.where(lost.unsqueeze(-2), move, part.unsqueeze(-2) * slope)
 
     first = distances.gather(-2, order).transpose(-1, -2).reshape(*batch, 1, samples * tries)
     move = torch.randn(start.shape, generator=generator(seed), dtype=start.dtype)
