@@ -84,7 +84,8 @@ class Settings:
             among(ranges.dropout).to(DTYPE),
             among(ranges.l2).to(DTYPE),
             torch.exp(low + (high - low) * torch.rand(count, generator=source, dtype=DTYPE)),
-            torch.rand(count, generator=source) < ranges.batch_norm,
+            # sorted, which changes nothing as all draws are independent: networks with batch norm are the first rows of every stack
+            (torch.rand(count, generator=source) < ranges.batch_norm).sort(descending=True).values,
         )
 
     def __len__(self) -> int:
@@ -148,10 +149,10 @@ class _Stack:
             drawn = drawn * out.unsqueeze(2) * into.unsqueeze(1) * (2 / into.sum(1)).sqrt().reshape(-1, 1, 1)
             self.weights.append(drawn.requires_grad_())
             self.biases.append(torch.zeros(count, rows, 1, dtype=DTYPE).requires_grad_())
-        self.gains = [alive.unsqueeze(2).clone().requires_grad_() for _ in range(HIDDEN)]
-        self.shifts = [torch.zeros(count, widest, 1, dtype=DTYPE).requires_grad_() for _ in range(HIDDEN)]
+        self.normed = int(settings.batch_norm.sum())
+        self.gains = [alive[: self.normed].unsqueeze(2).clone().requires_grad_() for _ in range(HIDDEN)]
+        self.shifts = [torch.zeros_like(gain).requires_grad_() for gain in self.gains]
         self.settings, self.source, self.phi = settings, source, ACTIVATION_FUNCTIONS[activation]
-        self.norm = settings.batch_norm.reshape(-1, 1, 1)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -162,11 +163,12 @@ class _Stack:
         keep = (1 - self.settings.dropout).reshape(-1, 1, 1)
         for layer in range(HIDDEN):
             z = torch.baddbmm(self.biases[layer], self.weights[layer], x)
-            centred = z - z.mean(2, keepdim=True)
-            scaled = centred * (centred.square().mean(2, keepdim=True) + EPS).rsqrt()
-            z = torch.where(self.norm, self.gains[layer] * scaled + self.shifts[layer], z)
-            kept = torch.rand(z.shape, generator=self.source) < keep
-            x = self.phi(z) * kept / keep
+            first = z[: self.normed]
+            centred = first - first.mean(2, keepdim=True)
+            scale = self.gains[layer] * (centred.square().mean(2, keepdim=True) + EPS).rsqrt()
+            z = torch.cat([torch.addcmul(self.shifts[layer], scale, centred), z[self.normed :]])
+            kept = (torch.rand(z.shape, generator=self.source) < keep) / keep
+            x = self.phi(z) * kept
         return torch.baddbmm(self.biases[-1], self.weights[-1], x)
 
     def penalty(self) -> Tensor:
@@ -182,8 +184,9 @@ class _Stack:
             z = torch.baddbmm(self.biases[layer], self.weights[layer], x)
             mean = torch.bmm(z, part)
             variance = torch.bmm((z - mean).square(), part)
-            factor = torch.where(self.norm, self.gains[layer] * (variance + EPS).rsqrt(), 1.0)
-            moved = torch.where(self.norm, self.shifts[layer] - factor * mean, 0.0)
+            factor, moved = torch.ones_like(mean), torch.zeros_like(mean)
+            factor[: self.normed] = self.gains[layer] * (variance[: self.normed] + EPS).rsqrt()
+            moved[: self.normed] = self.shifts[layer] - factor[: self.normed] * mean[: self.normed]
             weight, bias = factor * self.weights[layer], factor * self.biases[layer] + moved
             arrays += [weight, bias.squeeze(2)]
             x = self.phi(torch.baddbmm(bias, weight, x))
@@ -248,7 +251,8 @@ def train(
         with torch.no_grad():
             for parameter, moving, gradient in zip(stack.parameters, velocity, gradients, strict=True):
                 moving.mul_(MOMENTUM).add_(gradient)
-                parameter.sub_(rate * moving)
+                # gains and shifts belong to the first networks
+                parameter.sub_(rate[: len(parameter)] * moving)
     network = description(int(settings.width.max()), data.classes, activation)
     shape = Shape(data.features, largest)
     realisation = realise(network, shape)

@@ -40,7 +40,7 @@ QUANTILES = torch.tensor([0.05, 0.5, 0.95], dtype=DTYPE)
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Population]:
-    return {name: train(4, 300, 0, FIXED_DATA, activation=name) for name in ("relu", "tanh")}
+    return {name: train(4, 200, 0, FIXED_DATA, activation=name) for name in ("relu", "tanh")}
 
 
 def few(population: Population) -> tuple[Shape, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -61,7 +61,7 @@ def distances(trained):
         found[name] = (
             margins(population.network, *case, positions=(0,)),
             certified(population.network, *case),
-            search(population.network, *case, starts=4),
+            search(population.network, *case, steps=16, starts=4),
         )
     return found
 
@@ -70,7 +70,7 @@ def test_the_first_order_distance_is_exact_for_affine_classifiers(evidence) -> N
     steps = point_to_hyperplane()
     assert all(step.verify() for step in steps)
     evidence("exact", "derived", "distance to the hyperplane m + a . d = 0", first_order())
-    networks, source = 64, generator(0)
+    networks, source = 16, generator(0)
     network, shape = chain(Affine(10, bias=True)), Shape(64, SAMPLES)
     realisation = realise(network, shape)
     theta = torch.randn(networks, realisation.size, generator=source, dtype=DTYPE)
@@ -82,7 +82,12 @@ def test_the_first_order_distance_is_exact_for_affine_classifiers(evidence) -> N
     # rounding, and 2^-30 that the bisection leaves
     worst = float((found / nearest - 1).abs().max())
     evidence(
-        "exact", "measured", "searched over first-order distance to the nearest class, less 1", 0.0, worst, sense="equal"
+        "exact",
+        "measured",
+        "searched over first-order distance to the nearest class, less 1",
+        0.0,
+        worst,
+        sense="equal",
     )
     least, share = float((found / runner_up).min()), float((found < runner_up * (1 - 1e-6)).double().mean())
     evidence(
@@ -224,7 +229,12 @@ def test_rescaling_leaves_the_normalised_margin_and_not_the_other(evidence, trai
     here = margins(population.network, population.shape, scaled(population, pair), *case)
     change = (here.normalised[1] / here.normalised[0] - 1).nan_to_num(0.0).abs().max()
     evidence(
-        "invariance", "measured", "ReLU: largest relative change of a normalised margin", 0.0, float(change), sense="equal"
+        "invariance",
+        "measured",
+        "ReLU: largest relative change of a normalised margin",
+        0.0,
+        float(change),
+        sense="equal",
     )
     factor = (here.distances[1, 2] / here.distances[0, 2]).nanmedian()
     evidence(

@@ -14,7 +14,7 @@ SMALL = Ranges(widths=(6, 12), samples=(40, 64))
 
 @pytest.fixture(scope="module")
 def population():
-    return train(12, 60, 0, SMALL)
+    return train(12, 120, 0, SMALL)
 
 
 def test_shapes_and_accuracies(population) -> None:
@@ -31,7 +31,7 @@ def test_shapes_and_accuracies(population) -> None:
 
 def test_training_lowers_the_error(population) -> None:
     untrained = train(12, 0, 0, SMALL)
-    # chance is 0.1 with a standard error of about 0.03 for the mean of twelve; sixty steps of a working optimiser reach several times that
+    # chance is 0.1 with a standard error of about 0.03 for the mean of twelve; 120 steps of a working optimiser reach several times that
     assert float(untrained.train_accuracy.mean()) < 0.3
     assert float(population.train_accuracy.mean()) > 0.6
     assert float(population.test_accuracy.mean()) > 0.3
@@ -65,7 +65,7 @@ def test_folded_batch_norm_gives_the_outputs_of_training_mode_on_the_whole_train
 
 
 def test_equal_seeds_give_equal_populations_and_labels_are_noisy_only_where_asked(population) -> None:
-    again = train(12, 60, 0, SMALL)
+    again = train(12, 120, 0, SMALL)
     assert torch.equal(again.theta, population.theta)
     own = digits(64 + 1000, 0).labels[:64]
     changed = (population.labels != own).double().mean(1)
