@@ -326,6 +326,13 @@ def _polar(phi: Expr, psi: Expr, variances: Array, order: int) -> Array:
     return np.einsum("nar,na,r->n", values, turn, step * radii * np.exp(-(radii**2) / 2)) / (2 * np.pi)
 
 
+def gaussian_rule(order: int) -> tuple[Array, Array]:
+    """Points and weights, `(2 order,)` each, of quadrature for the standard normal law: Gauss-Legendre on either side of 0."""
+    radii, step = _legendre(order, np.zeros(()), np.asarray(REACH))
+    weights = step * np.exp(-(radii**2) / 2) / np.sqrt(2 * np.pi)
+    return np.concatenate([-radii, radii]), np.concatenate([weights, weights])
+
+
 def _two_orders(rule: Callable[[int], Array], order: int, shape: tuple[int, ...]) -> Estimate:
     fine, coarse = rule(order), rule(2 * order // 3)
     return Estimate(fine.reshape(shape), np.abs(fine - coarse).reshape(shape))
@@ -395,10 +402,8 @@ def _one_dimensional(function: Expr, form: Expr | None, variance: Array | float,
         return Estimate(np.array(value, float), np.zeros(q.shape))
 
     def rule(nodes: int) -> Array:
-        radii, step = _legendre(nodes, np.zeros(()), np.asarray(REACH))
-        at = np.sqrt(q)[..., None] * radii
-        values = evaluate(function)(at) + evaluate(function)(-at)
-        return values @ (step * np.exp(-(radii**2) / 2)) / np.sqrt(2 * np.pi)
+        points, weights = gaussian_rule(nodes)
+        return evaluate(function)(np.sqrt(q)[..., None] * points) @ weights
 
     return _two_orders(rule, order, q.shape)
 
