@@ -14,15 +14,13 @@ from numerics.device import DTYPE, generator
 from numerics.measure import input_jacobian_singular_values
 from numerics.realise import Realisation, realise
 from numerics.skips.paired import interval
+from numerics.tangent_kernels import finite_kernels
 from theory import symbols
 from theory.network import substitute
-from theory.readings import PAIR, L, Readings, d, values
+from theory.readings import LAYER, PAIR, L, Readings, d, values
 from theory.records import Shape
 
 READINGS = ("regularity", "topology", "moments", "kernels", "clean path")
-
-FEATURES = 8
-"""Output features over which a tangent kernel is averaged."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +49,15 @@ class Setting:
 
     Attributes:
         depths: numbers of blocks.
-        networks, width: how many networks are drawn, of which width.
-        samples: inputs of the moments and kernels: digits of norm `sqrt(64)`, which for kernels fix the width to their 64 pixels.
+        networks: how many are drawn for each number.
+        width: of the networks whose singular values are taken, and of the format.
+        samples: number of inputs of moments, kernels and format: digits of norm `sqrt(64)`; networks that take them have the width of their 64 pixels.
         rho: Frobenius norm of each weight in the reading of regularity.
         seed: of all draws.
     """
 
     depths: tuple[int, ...] = (1, 2, 4, 8, 16)
-    networks: int = 24
+    networks: int = 64
     width: int = 16
     samples: int = 4
     rho: float = 0.5
@@ -103,31 +102,6 @@ def growth(readings: Readings, depth: int, setting: Setting) -> Tensor:
     return (network(theta, x).square().sum(1) / x.square().sum(0)).mean(1)
 
 
-def finite_kernels(readings: Readings, depth: int, setting: Setting) -> Tensor:
-    """Tangent kernels `(networks, N, N)` of the weights of the last block's first affine layer, at width 64, mean over `FEATURES` output features.
-
-    By derivatives with respect to weights of variance 1, which are those of `theory.readings.unit_variance` over the root of the width.
-    """
-    x = inputs(setting.samples)
-    width = len(x)
-    network = realised(readings, depth, width, setting.samples)
-    arrays = network.split(weights(network, setting.networks, setting.seed))
-    leaf = arrays[-2].requires_grad_()
-    out, parameters = x, [*arrays[:-2], leaf, arrays[-1]]
-    # not through the flat parameter vector: its gradient, nearly all zeros, would be formed each time
-    for apply in network.operations:
-        out = apply(parameters, out)
-    total = torch.zeros(setting.networks, setting.samples, setting.samples, dtype=DTYPE)
-    for feature in range(FEATURES):
-        rows = [
-            torch.autograd.grad(out[:, feature, n].sum(), leaf, retain_graph=True)[0].flatten(1)
-            for n in range(setting.samples)
-        ]
-        jacobian = torch.stack(rows, 1)
-        total += jacobian @ jacobian.mT / (width * FEATURES)
-    return total.detach()
-
-
 def table(setting: Setting, names: Sequence[str] = tuple(PAIR)) -> list[Row]:
     """All readings of all descriptions at all depths."""
     rows = []
@@ -144,8 +118,9 @@ def _at(name: str, readings: Readings, depth: int, setting: Setting) -> list[Row
         {L: sympy.Integer(depth), d: sympy.Integer(setting.width), symbols.N: sympy.Integer(setting.samples)}
     )
     moments = interval(growth(readings, depth, setting))
-    kernel = float(readings.kernel(depth, inputs(setting.samples).numpy()))
-    finite = finite_kernels(readings, depth, setting)
+    x = inputs(setting.samples)
+    kernel = float(readings.kernel(depth, x.numpy()))
+    finite = finite_kernels(readings.wide(depth, len(x)), x, setting.networks, generator(setting.seed)).tangents[LAYER]
     least = interval(torch.linalg.eigvalsh(finite)[:, 0])
     clean = singular_values(readings, depth, setting, 0.0)
     return [

@@ -43,6 +43,10 @@ KAPPA = Symbol("kappa", positive=True)
 RESIDUAL = repeat(L, residual(BRANCH, Scaling(alpha)))
 
 
+LAYER = -3
+"""The last block's first affine layer, counted from the end: the block's second one and the readout come after it."""
+
+
 @dataclass(frozen=True)
 class Readings:
     """The five readings of one description of symbolic depth `L`; each is taken when asked for."""
@@ -71,15 +75,21 @@ class Readings:
     def moments(self) -> Moments:
         return propagate(self.network)
 
+    def wide(self, depth: int, width: int) -> Network:
+        """The network at a depth and a width, its weights of variance 1, with a readout of one feature, as kernels are read."""
+        size = sympy.Integer(width)
+        whole = chain(substitute(self.network, {L: sympy.Integer(depth), d: size}), Affine(S.One))
+        return unit_variance(whole, size)
+
     def kernel(self, depth: int, inputs: np.ndarray) -> np.ndarray:
-        """`lambda_min` of the tangent kernel of one output feature in the weights of the last block's first affine layer, in the limit of wide layers, `(*batch,)`.
+        """`lambda_min` of the tangent kernel in the weights of the last block's first affine layer, in the limit of wide layers, `(*batch,)`.
 
         Args:
             inputs: `(*batch, d, N)`, columns are samples; the layers have the width `d`.
         """
-        width = sympy.Integer(inputs.shape[-2])
-        here = unit_variance(substitute(self.network, {L: sympy.Integer(depth), d: width}), width)
-        return least_eigenvalue(kernels(here, np.swapaxes(inputs, -1, -2) @ inputs, width).tangents[-2])
+        width = inputs.shape[-2]
+        gram = np.swapaxes(inputs, -1, -2) @ inputs
+        return least_eigenvalue(kernels(self.wide(depth, width), gram, sympy.Integer(width)).tangents[LAYER])
 
     def limits(self) -> dict[str, Expr | None]:
         """Limits in the depth of the closed forms, with `KAPPA` for the bound of the branch's Jacobian; None where one is not found."""

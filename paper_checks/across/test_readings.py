@@ -140,7 +140,7 @@ def test_kernels(evidence) -> None:
     x = inputs(SETTING.samples).numpy()
     near, far = 15, 16
     ratio = float(PAIR[CHAIN].kernel(far, x) / PAIR[CHAIN].kernel(near, x))
-    # the signals after 15 blocks have variance 1e-4, and the gain changes in proportion to its root
+    # E[silu(u) silu(v)] / E[u v] = 1/4 + O(variance), and after 15 blocks the variance is of order 1e-5
     evidence(
         "kernels",
         "derived",
@@ -148,7 +148,7 @@ def test_kernels(evidence) -> None:
         float(gain),
         ratio,
         sense="equal",
-        tolerance=0.03,
+        tolerance=1e-4,
         note=f"The chain decays like {gain} to the number of blocks, the residual networks like powers of the depth.",
     )
     for name, power in ((SLOW, -2), (FAST, -1)):
@@ -175,17 +175,22 @@ def test_kernels(evidence) -> None:
             chain.high,
             row.low,
             sense="lower",
-            note=f"Limit of wide layers: {chain.lower:.2g} for the chain, {row.lower:.2g} with skips.",
+            note=f"Limit of wide layers: {chain.lower:.2g} for the chain, {row.lower:.2g} with skips."
+            + (
+                " In a few blocks the chain is above: the branch scale costs a factor 1/L^2 at once."
+                if name == SLOW
+                else ""
+            ),
         )
-    # 64 random data sets: is there one on which the chain decays no faster than a residual network?
-    data = np.random.default_rng(0).standard_normal((64, 8, 3))
+    # 16 random data sets: is there one on which the chain decays no faster than a residual network?
+    data = np.random.default_rng(0).standard_normal((16, 8, 3))
     data *= math.sqrt(8) / np.linalg.norm(data, axis=1, keepdims=True)
     falls = {name: PAIR[name].kernel(16, data) / PAIR[name].kernel(8, data) for name in PAIR}
     for name in (SLOW, FAST):
         evidence(
             "kernels",
             "searched",
-            f"64 data sets: most that is left of lambda_min from 8 to 16 blocks by the chain, against the least by {name}",
+            f"16 data sets: most that is left of lambda_min from 8 to 16 blocks by the chain, against the least by {name}",
             float(falls[name].min()),
             float(falls[CHAIN].max()),
         )

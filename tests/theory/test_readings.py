@@ -66,7 +66,7 @@ def test_kernels_come_in_batches() -> None:
     np.testing.assert_allclose(together, [readings.kernel(2, x) for x in data], rtol=1e-10)
     # with one block the last block's input is the data themselves
     width = Integer(6)
-    net = unit_variance(substitute(BRANCH, {d: width}), width)
+    net = unit_variance(chain(substitute(BRANCH, {d: width}), Affine(Integer(1))), width)
     direct = least_eigenvalue(kernels(net, np.swapaxes(data, 1, 2) @ data, width).tangents[0])
     np.testing.assert_allclose(readings.kernel(1, data), direct, rtol=1e-12)
 
