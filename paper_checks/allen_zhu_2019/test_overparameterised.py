@@ -26,6 +26,7 @@ from numerics.overparameterised import (
     angles,
     arc,
     descend,
+    flipping_change,
     gradient,
     gradient_matrix,
     initial,
@@ -48,6 +49,7 @@ from theory.gaussian_relu import (
     arc_steps,
     d,
     descent_steps,
+    first_order_remainder,
     gradient_lower_steps,
     gradient_upper,
     m,
@@ -55,6 +57,7 @@ from theory.gaussian_relu import (
     norm_variance,
     semi_smooth_steps,
     single_gradient,
+    symbols_of_remainder,
     theta,
 )
 from theory.symbols import L, N
@@ -448,35 +451,109 @@ def test_semi_smoothness_near_initialisation(evidence) -> None:
     )
     evidence("semismooth", "searched", "the same, changes searched for the largest remainder", 1.0, tight)
     assert tight > 0.3
-    # exponents: not the paper's, which bounds a whole neighbourhood by r^(4/3); what is seen at initialisation
+    # ascent from the gradient's direction sees the second-order part; the first-order one takes units that change sign, in the next test
     deep = initial(24, 64, 2, 6, 3, generator(5))
     radii = [0.01, 0.03, 0.1, 0.3]
     logs = [worst_remainder(deep, x, y, radius, 30, generator(6)).value.log() for radius in radii]
     radial = rate(torch.tensor(radii), logs)
+    far = max(radial.low - 2, 2 - radial.high, 0.0)
     evidence(
         "semismooth",
         "searched",
-        "exponent of the worst remainder in the norm of the change (lower end of its interval), above 4/3",
-        4 / 3,
-        radial.low,
-        sense="lower",
-        finding="loose",
-        note=f"slope {text(radial)} at initialisation: of second order, where a first-order term times r^(1/3) is recalled (unsure) for a whole neighbourhood",
+        "exponent in r of the worst remainder of rank one that ascent finds, residuals of norm 1: distance of its interval from 2",
+        NEAR,
+        far,
+        note=f"slope {text(radial)}: ascent misses the first-order part, which the constructed change shows",
     )
     widths = [32, 64, 128]
-    logs = [
-        worst_remainder(initial(24, width, 2, 6, 3, generator(width)), x, y, 0.1, 30, generator(6)).value.log()
-        for width in widths
-    ]
+    nets = [initial(24, width, 2, 6, 3, generator(width)) for width in widths]
+    logs = [worst_remainder(each, x, y, 0.1, 30, generator(6)).value.log() for each in nets]
     wide = rate(torch.tensor(widths), logs)
+    far = max(wide.low - 1, 1 - wide.high, 0.0)
     evidence(
         "semismooth",
         "searched",
         "its exponent in m: distance of the interval from 1",
         NEAR,
-        max(wide.low - 1, 1 - wide.high, 0.0),
+        far,
         note=f"slope {text(wide)}",
     )
+
+
+def test_the_first_order_remainder_has_an_exact_constant_and_is_attained(evidence) -> None:
+    law = first_order_remainder()
+    law.verify()
+    v, h, r = symbols_of_remainder()
+    evidence(
+        "semismooth",
+        "derived",
+        "largest first-order remainder of one layer and sample, to leading order in r",
+        law.expression,
+        finding="sharpened",
+        note="exact constant; the factors sqrt(F m/d) and r^(4/3) that are recalled (unsure) are attained at initialisation",
+    )
+    x, logs, reached, ratios = samples(1, 1), [], [], {}
+    y = 1e6 * targets(2, 1, 2)  # residuals so large that the second-order part is nothing beside the first
+    for width, radii in ((256, (0.1, 0.3)), (512, (0.03, 0.1, 0.3))):
+        nets = initial(40, width, 1, 6, 2, generator(width))
+        size = nets.features(x)[0].norm(dim=1)[:, 0] * (nets.outputs(x) - y).norm(dim=1)[:, 0]
+        constant = float((law.expression / (v * h * r ** sympy.Rational(4, 3))).subs({m: width, d: 2}))
+        for radius in radii:
+            change = flipping_change(nets, x, y, radius)
+            norm = change.flatten(1).norm(dim=1)  # of rank one: the operator norm
+            value = remainder(nets, x, y, change)
+            ratios[f"m = {width}, r = {radius}"] = value / (constant * size * norm ** (4 / 3))
+            if width == 512:
+                logs.append(value.log())
+                reached.append(float(norm.log().mean().exp()))
+    # allowed is 0.1 (a tolerance of 0.05 absolute and relative): 10 to 40 units move, so a mean over 40 networks is off by 0.02; with so few of them the
+    # largest value, concave in the density of units near 0, falls short of that of the mean density by some per cent more
+    for setting, ratio in ratios.items():
+        evidence(
+            "semismooth",
+            "measured",
+            f"remainder of the constructed change over the closed form, mean of 40 networks, {setting}",
+            1.0,
+            float(ratio.mean()),
+            sense="equal",
+            tolerance=0.05,
+        )
+    found = rate(torch.tensor(reached), logs)
+    far = max(found.low - 4 / 3, 4 / 3 - found.high, 0.0)
+    evidence(
+        "semismooth",
+        "measured",
+        "its exponent in r: distance of the interval from 4/3",
+        NEAR,
+        far,
+        note=f"slope {text(found)}",
+    )
+    # searched: ascent over all moves of the units, from the constructed one, finds nothing better
+    nets = initial(16, 128, 1, 6, 2, generator(3))
+    below = nets.features(x)[0][..., 0]
+    built = flipping_change(nets, x, y, 0.1)
+    start = (built[:, 0] @ below.unsqueeze(-1))[..., 0]
+    length = start.norm(dim=1, keepdim=True)
+
+    def value(moves: torch.Tensor) -> torch.Tensor:
+        same = moves * length / moves.norm(dim=1, keepdim=True)
+        outer = same.unsqueeze(-1) * (below / below.square().sum(1, keepdim=True)).unsqueeze(-2)
+        return remainder(nets, x, y, outer.unsqueeze(1))
+
+    noise = torch.randn(start.shape, dtype=DTYPE, generator=generator(4))
+    best = maximise(
+        value, [start + 0.01 * length * noise / noise.norm(dim=1, keepdim=True)], None, 150, 0.002, generator(5)
+    )
+    share = best.value / remainder(nets, x, y, built)
+    # the bisection leaves the norm up to one unit's move short of r, which is why both are compared at the same norm
+    evidence(
+        "semismooth",
+        "searched",
+        "best move of the units found by ascent over the constructed one",
+        1.0,
+        float(share.max()),
+    )
+    assert float(share.max()) > 0.8
 
 
 def test_gradient_descent_has_a_linear_rate(evidence) -> None:
