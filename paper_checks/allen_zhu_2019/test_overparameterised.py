@@ -615,7 +615,7 @@ def test_gradient_descent_has_a_linear_rate(evidence) -> None:
         "exponent in m of the rate at steps 1/lambda_max: distance of its interval from 0",
         NEAR,
         max(steady.low, -steady.high, 0.0),
-        note=f"slope {text(steady)}",
+        note=f"slope {text(steady)}: it still rises a little, as the kernel's least eigenvalue does beside its largest at these widths",
     )
     # searched: the residual that descends slowest lies along the least eigenvector of the tangent kernel
     nets = initial(8, 256, 2, 6, 2, generator(9))
