@@ -244,10 +244,15 @@ def tangent_kernel(networks: Networks, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """Losses `(steps + 1, networks)` of gradient descent, and the largest distance `max_l |W_l - W_l(0)|_2` at its end `(networks,)`."""
+    """Losses `(steps + 1, networks)` of gradient descent, and the change of the weights at its end `(networks, L, m, m)`."""
 
     losses: Tensor
-    distance: Tensor
+    change: Tensor
+
+    @property
+    def distance(self) -> Tensor:
+        """`max_l |W_l - W_l(0)|_2` at the end, `(networks,)`."""
+        return torch.linalg.matrix_norm(self.change, 2, dim=(-2, -1)).amax(-1)
 
     def rate(self) -> Tensor:
         """Mean decrease of `log F` per step, `(networks,)`."""
@@ -265,8 +270,7 @@ def descend(networks: Networks, x: Tensor, targets: Tensor, step_size: Tensor, s
         slope = gradient(now, x, now.outputs(x) - targets)
         now = now.moved(-step_size.reshape(-1, 1, 1, 1) * slope)
         losses.append(now.loss(x, targets))
-    distance = torch.linalg.matrix_norm(now.W - networks.W, 2, dim=(-2, -1)).amax(-1)
-    return Descent(torch.stack(losses), distance)
+    return Descent(torch.stack(losses), now.W - networks.W)
 
 
 def worst_norm(networks: Networks, layer: int, steps: int, restarts: int, source: Generator) -> Tensor:

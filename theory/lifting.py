@@ -98,7 +98,9 @@ def valley_steps() -> tuple[Step, ...]:
         Step(
             "the path from such a neighbour never rises, so it stays in the valley, and its loss tends to the infimum 0"
         ),
-        Step("a strict local minimum above 0 would be a valley of its own whose infimum is positive: there is none"),
+        Step(
+            "a strict local minimum of value c > 0 would be the infimum of the component of {loss < c + eps} around it, which a small ball holds: there is none"
+        ),
         Step(
             "once every true logit is largest it stays so on an open set of weights: uncountably many solutions without training error"
         ),

@@ -26,6 +26,7 @@ from numerics.overparameterised import (
     angles,
     arc,
     descend,
+    flipping_change,
     gradient,
     gradient_matrix,
     initial,
@@ -48,6 +49,7 @@ from theory.gaussian_relu import (
     arc_steps,
     d,
     descent_steps,
+    first_order_remainder,
     gradient_lower_steps,
     gradient_upper,
     m,
@@ -55,6 +57,7 @@ from theory.gaussian_relu import (
     norm_variance,
     semi_smooth_steps,
     single_gradient,
+    symbols_of_remainder,
     theta,
 )
 from theory.symbols import L, N
@@ -448,35 +451,118 @@ def test_semi_smoothness_near_initialisation(evidence) -> None:
     )
     evidence("semismooth", "searched", "the same, changes searched for the largest remainder", 1.0, tight)
     assert tight > 0.3
-    # exponents: not the paper's, which bounds a whole neighbourhood by r^(4/3); what is seen at initialisation
+    # ascent from the gradient's direction sees the second-order part; the first-order one takes units that change sign, in the next test
     deep = initial(24, 64, 2, 6, 3, generator(5))
     radii = [0.01, 0.03, 0.1, 0.3]
     logs = [worst_remainder(deep, x, y, radius, 30, generator(6)).value.log() for radius in radii]
     radial = rate(torch.tensor(radii), logs)
+    far = max(radial.low - 2, 2 - radial.high, 0.0)
     evidence(
         "semismooth",
         "searched",
-        "exponent of the worst remainder in the norm of the change (lower end of its interval), above 4/3",
-        4 / 3,
-        radial.low,
-        sense="lower",
-        finding="loose",
-        note=f"slope {text(radial)} at initialisation: of second order, where a first-order term times r^(1/3) is recalled (unsure) for a whole neighbourhood",
+        "exponent in r of the worst remainder of rank one that ascent finds, residuals of norm 1: distance of its interval from 2",
+        NEAR,
+        far,
+        note=f"slope {text(radial)}: ascent misses the first-order part, which the constructed change shows",
     )
     widths = [32, 64, 128]
-    logs = [
-        worst_remainder(initial(24, width, 2, 6, 3, generator(width)), x, y, 0.1, 30, generator(6)).value.log()
-        for width in widths
-    ]
+    nets = [initial(24, width, 2, 6, 3, generator(width)) for width in widths]
+    logs = [worst_remainder(each, x, y, 0.1, 30, generator(6)).value.log() for each in nets]
     wide = rate(torch.tensor(widths), logs)
+    far = max(wide.low - 1, 1 - wide.high, 0.0)
     evidence(
         "semismooth",
         "searched",
         "its exponent in m: distance of the interval from 1",
         NEAR,
-        max(wide.low - 1, 1 - wide.high, 0.0),
+        far,
         note=f"slope {text(wide)}",
     )
+
+
+def test_the_first_order_remainder_has_an_exact_constant_and_is_attained(evidence) -> None:
+    law = first_order_remainder()
+    law.verify()
+    v, h, r = symbols_of_remainder()
+    evidence(
+        "semismooth",
+        "derived",
+        "largest first-order remainder of one layer and sample, to leading order in r",
+        law.expression,
+        finding="sharpened",
+        note="exact constant; the factors sqrt(F m/d) and r^(4/3) that are recalled (unsure) are attained at initialisation",
+    )
+    x, logs, reached, ratios = samples(1, 1), [], [], {}
+    y = 1e6 * targets(2, 1, 2)  # residuals so large that the second-order part is nothing beside the first
+    for width, radii in ((256, (0.1, 0.3)), (512, (0.03, 0.1, 0.3))):
+        nets = initial(40, width, 1, 6, 2, generator(width))
+        size = nets.features(x)[0].norm(dim=1)[:, 0] * (nets.outputs(x) - y).norm(dim=1)[:, 0]
+        constant = float((law.expression / (v * h * r ** sympy.Rational(4, 3))).subs({m: width, d: 2}))
+        for radius in radii:
+            change = flipping_change(nets, x, y, radius)
+            norm = change.flatten(1).norm(dim=1)  # of rank one: the operator norm
+            value = remainder(nets, x, y, change)
+            ratios[f"m = {width}, r = {radius}"] = value / (constant * size * norm ** (4 / 3))
+            if width == 512:
+                logs.append(value.log())
+                reached.append(float(norm.log().mean().exp()))
+    # allowed is 0.1 (a tolerance of 0.05 absolute and relative): 10 to 40 units move, so a mean over 40 networks is off by 0.02; with so few of them the
+    # largest value, concave in the density of units near 0, falls short of that of the mean density by some per cent more
+    for setting, ratio in ratios.items():
+        evidence(
+            "semismooth",
+            "measured",
+            f"remainder of the constructed change over the closed form, mean of 40 networks, {setting}",
+            1.0,
+            float(ratio.mean()),
+            sense="equal",
+            tolerance=0.05,
+        )
+    found = rate(torch.tensor(reached), logs)
+    far = max(found.low - 4 / 3, 4 / 3 - found.high, 0.0)
+    evidence(
+        "semismooth",
+        "measured",
+        "its exponent in r: distance of the interval from 4/3",
+        NEAR,
+        far,
+        note=f"slope {text(found)}",
+    )
+    # searched: ascent over all moves of the units, from the constructed one, finds nothing better
+    nets = initial(16, 128, 1, 6, 2, generator(3))
+    below = nets.features(x)[0][..., 0]
+    built = flipping_change(nets, x, y, 0.1)
+    start = (built[:, 0] @ below.unsqueeze(-1))[..., 0]
+    length = start.norm(dim=1, keepdim=True)
+
+    def value(moves: torch.Tensor) -> torch.Tensor:
+        same = moves * length / moves.norm(dim=1, keepdim=True)
+        outer = same.unsqueeze(-1) * (below / below.square().sum(1, keepdim=True)).unsqueeze(-2)
+        return remainder(nets, x, y, outer.unsqueeze(1))
+
+    noise = torch.randn(start.shape, dtype=DTYPE, generator=generator(4))
+    best = maximise(
+        value, [start + 0.01 * length * noise / noise.norm(dim=1, keepdim=True)], None, 150, 0.002, generator(5)
+    )
+    share = best.value / remainder(nets, x, y, built)
+    # the bisection leaves the norm up to one unit's move short of r, which is why both are compared at the same norm
+    evidence(
+        "semismooth",
+        "searched",
+        "best move of the units found by ascent over the constructed one",
+        1.0,
+        float(share.max()),
+    )
+    assert float(share.max()) > 0.8
+
+
+def started(
+    width: int, count: int, x: torch.Tensor, seed: int
+) -> tuple[Networks, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Networks with two outputs, steps `1/lambda_max` of their tangent kernels, and the least eigenvalues and eigenvectors."""
+    nets = initial(count, width, 2, 6, 2, generator(seed))
+    values, vectors = torch.linalg.eigh(tangent_kernel(nets, x))
+    return nets, 1 / values[:, -1], values[:, 0], vectors[..., 0]
 
 
 def test_gradient_descent_has_a_linear_rate(evidence) -> None:
@@ -487,40 +573,29 @@ def test_gradient_descent_has_a_linear_rate(evidence) -> None:
         "factor of F per step, from |grad F|^2 >= mu F and F(W + D) <= F + <g, D> + a sqrt(F) |D| + b |D|^2",
         "1 - eta mu (1 - a/sqrt(mu) - b eta)",
     )
-    x, widths, steps = samples(4, 1), [64, 128, 256], 80
+    x, widths, steps = on_sphere(torch.eye(5, 4, dtype=DTYPE)), [64, 128, 256], 60  # any two samples at distance 1
     y = targets(2, 4, 2)
-    ratios, distances, rates = [], [], []
+    slowest, distances = [], []
     figure = Figure()
     axes = figure.subplots()
-    for width in widths:
-        nets = initial(8, width, 2, 6, 2, generator(width))
-        values = torch.linalg.eigvalsh(tangent_kernel(nets, x))
-        step = 1 / values[:, -1]
+    for number, width in enumerate(widths):
+        nets, step, least, _ = started(width, 8, x, width)
         run = descend(nets, x, y, step, steps)
-        ratios.append(run.rate() / (step * values[:, 0]))
+        slowest.append(run.slowest() / (step * least))
         distances.append(run.distance.log())
-        rates.append(run.rate().log())
-        axes.semilogy(run.losses[:, 0] / run.losses[0, 0], label=f"width {width}")
-        axes.semilogy((1 - step[0] * values[0, 0]) ** torch.arange(steps + 1), "k:")
-        if width == 256:
-            evidence(
-                "rate",
-                "measured",
-                "least decrease of log F in any of 80 steps, 8 networks of width 256",
-                0.0,
-                float(run.slowest().min()),
-                sense="lower",
-            )
-    axes.set(xlabel="steps", ylabel="F / F at the start")
+        axes.semilogy(run.losses[:, 0] / run.losses[0, 0], f"C{number}", label=f"width {width}")
+        axes.semilogy((1 - step[0] * least[0]) ** torch.arange(steps + 1), f"C{number}:")
+    axes.set(xlabel="steps", ylabel="F / F at the start, and (1 - eta lambda_min)^t")
     axes.legend()
     evidence(
         "rate",
         "measured",
-        "least rate of log F over eta lambda_min of the first tangent kernel, widths 128 and 256",
+        "least decrease of log F in any one step, over eta lambda_min of the first tangent kernel (delta = 1, widths 64 to 256, 24 networks)",
         1.0,
-        float(torch.cat(ratios[1:]).min()),
+        float(torch.cat(slowest).min()),
         sense="lower",
         figure=figure,
+        note=f"least at width 64, 128, 256: {', '.join(f'{float(s.min()):.2f}' for s in slowest)}; 2 for a kernel that stays as it is",
     )
     moved = rate(torch.tensor(widths), distances)
     evidence(
@@ -531,28 +606,53 @@ def test_gradient_descent_has_a_linear_rate(evidence) -> None:
         moved.high,
         note=f"slope {text(moved)} at steps 1/lambda_max; -1/2 for a kernel that stays as it is",
     )
-    steady = rate(torch.tensor(widths), rates)
-    evidence(
-        "rate",
-        "measured",
-        "exponent in m of the rate at steps 1/lambda_max: distance of its interval from 0",
-        NEAR,
-        max(steady.low, -steady.high, 0.0),
-        note=f"slope {text(steady)}",
-    )
     # searched: the residual that descends slowest lies along the least eigenvector of the tangent kernel
-    nets = initial(8, 256, 2, 6, 2, generator(9))
-    values, vectors = torch.linalg.eigh(tangent_kernel(nets, x))
-    worst = nets.outputs(x) - 0.1 * vectors[..., 0].reshape(8, 2, 4)
-    step = 1 / values[:, -1]
-    run = descend(nets, x, worst, step, 40)
+    nets, step, least, vectors = started(256, 8, x, 9)
+    run = descend(nets, x, nets.outputs(x) - 0.1 * vectors.reshape(8, 2, 4), step, 40)
     evidence(
         "rate",
         "searched",
-        "rate over eta lambda_min with the slowest residual (2 for a kernel that stays as it is)",
+        "the same with the slowest residual, along the kernel's least eigenvector (width 256)",
         1.0,
-        float((run.rate() / (step * values[:, 0])).min()),
+        float((run.slowest() / (step * least)).min()),
         sense="lower",
+    )
+
+
+def test_a_close_pair_takes_far_wider_networks_before_the_first_kernel_tells_the_rate(evidence) -> None:
+    x, y = samples(4, 1), targets(2, 4, 2)
+    delta = float((x[:, 1] - x[:, 2]).norm())
+    assert delta == pytest.approx(0.17, abs=0.01)
+    nets, step, least, _ = started(256, 8, x, 256)
+    run = descend(nets, x, y, step, 120)
+    early = run.slowest() / (step * least)
+    high = Mean.of(early)
+    evidence(
+        "rate",
+        "measured",
+        f"delta = {delta:.2f}, width 256: least decrease of log F in a step over eta lambda_min of the first kernel, upper end of its interval",
+        1.0,
+        high.value + 1.96 * high.error,
+        note="still linear, but slower than by the first kernel: the few units whose signs tell the pair apart change sign in training, and its least eigenvalue falls",
+    )
+    after = nets.moved(run.change)
+    kernel = torch.linalg.eigvalsh(tangent_kernel(after, x))[:, 0]
+    tail = -(run.losses[-1] / run.losses[-21]).log() / 20
+    # 2 up to the change of the kernel over the last 20 steps, and the other residuals that are left
+    evidence(
+        "rate",
+        "measured",
+        "rate over the last 20 of 120 steps, over eta lambda_min of the last kernel",
+        1.0,
+        float((tail / (step * kernel)).min()),
+        sense="lower",
+    )
+    evidence(
+        "rate",
+        "measured",
+        "least eigenvalue of the last kernel over that of the first, mean",
+        1.0,
+        float((kernel / least).mean()),
     )
 
 
@@ -573,16 +673,16 @@ def test_norms_and_rate_at_larger_widths(evidence) -> None:
         max(found.low + 1, -1 - found.high, 0.0),
         note=f"slope {text(found)}",
     )
-    x, y = samples(6, 2), targets(3, 6, 3)
+    x, y = on_sphere(torch.eye(5, 5, dtype=DTYPE)), targets(3, 5, 3)
     nets: Networks = initial(6, 512, 3, 6, 3, generator(0))
     values = torch.linalg.eigvalsh(tangent_kernel(nets, x))
     step = 1 / values[:, -1]
-    run = descend(nets, x, y, step, 200)
+    run = descend(nets, x, y, step, 60)
     evidence(
         "rate",
         "measured",
-        "width 512, 3 trained layers, 200 steps: rate over eta lambda_min",
+        "width 512, 3 trained layers, delta = 1, 60 steps: least decrease of log F in a step over eta lambda_min",
         1.0,
-        float((run.rate() / (step * values[:, 0])).min()),
+        float((run.slowest() / (step * values[:, 0])).min()),
         sense="lower",
     )

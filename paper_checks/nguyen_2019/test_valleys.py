@@ -24,6 +24,7 @@ from numerics.enclosures import singular_value_enclosure
 from numerics.ensembles import draw
 from numerics.search import maximise
 from numerics.valleys import Problem, dead, escape, lift, relative_sigma, separated
+from theory.activation_conditions import activation_conditions, independence_steps
 from theory.atoms.entrywise import ACTIVATIONS
 from theory.lifting import (
     duplicate_bound,
@@ -35,7 +36,7 @@ from theory.lifting import (
 )
 from theory.records import Shape
 from theory.spec import parse
-from theory.valleys import activation_conditions, failures, independence_steps
+from theory.valleys import failures
 
 SAMPLES, CLASSES = 8, 3
 MEMBERS = {

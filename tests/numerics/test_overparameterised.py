@@ -14,6 +14,7 @@ from numerics.overparameterised import (
     angles,
     arc,
     descend,
+    flipping_change,
     gradient,
     gradient_matrix,
     initial,
@@ -148,3 +149,20 @@ def test_descent_decreases_by_the_kernel_at_small_steps() -> None:
 def test_the_worst_norm_is_no_less_than_that_of_given_samples(nets: Networks) -> None:
     found = worst_norm(nets, 2, 40, 4, generator(15))
     assert torch.all(found >= nets.features(X)[-1].square().sum(1).amax(1) * (1 - 1e-2))
+
+
+def test_the_constructed_change_has_its_norm_and_moves_units_across_zero() -> None:
+    single = initial(6, 200, 1, 4, 2, generator(16))
+    x, y = X[:, :1], 1e4 * Y[:2, :1]
+    change = flipping_change(single, x, y, 0.3)
+    assert torch.all(torch.linalg.matrix_norm(change[:, 0], 2) <= 0.3 * (1 + 1e-12))  # rounding
+    h = single.features(x)[0]
+    before, moved = (single.W[:, 0] @ h)[..., 0], (change[:, 0] @ h)[..., 0]
+    active = moved != 0
+    assert torch.all(active.sum(1) >= 5)
+    assert torch.all((before.sign() != (before + moved).sign()) == active)
+    # every moved unit raises the loss, so the remainder is what they add; random changes of that norm add far less
+    other = 0.3 * spectral_unit(torch.randn(change.shape, dtype=DTYPE, generator=generator(17)))
+    assert torch.all(remainder(single, x, y, change) > 3 * remainder(single, x, y, other).abs())
+    with pytest.raises(ValueError, match="one layer and one sample"):
+        flipping_change(single, X, Y[:2], 0.1)

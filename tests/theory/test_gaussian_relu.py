@@ -12,7 +12,9 @@ from theory.gaussian_relu import (
     angle_bounds,
     arc_steps,
     both_active,
+    d,
     descent_steps,
+    first_order_remainder,
     gradient_kernel,
     gradient_lower_steps,
     gradient_upper,
@@ -24,13 +26,14 @@ from theory.gaussian_relu import (
     relu_product,
     semi_smooth_steps,
     single_gradient,
+    symbols_of_remainder,
     theta,
 )
 from theory.symbols import L
 
 
 def test_every_step_is_recomputed() -> None:
-    for bound in (norm_variance(), single_gradient(), gradient_upper(), *angle_bounds()):
+    for bound in (norm_variance(), single_gradient(), gradient_upper(), first_order_remainder(), *angle_bounds()):
         bound.verify()
     for steps in (arc_steps, descent_steps, gradient_lower_steps, semi_smooth_steps):
         found = steps()
@@ -81,3 +84,22 @@ def test_least_eigenvalue_of_a_pair() -> None:
     for angle in (0.1, 1.0, 1.5):
         values = [float(v) for v in matrix.subs(theta, angle).eigenvals()]
         assert float(pair_lambda_min().subs(theta, angle)) == pytest.approx(min(values))
+
+
+def test_the_first_order_remainder_agrees_with_a_sum_over_drawn_units() -> None:
+    # the best of the moves e = tau b of the nearest units, by quadrature over b and the density of z at 0
+    v, h, r = symbols_of_remainder()
+    width, radius = 10**6, 0.01
+    value = float(first_order_remainder().expression.subs({m: width, d: 2, v: 3, h: 1.1, r: radius}))
+    sigma, density = 3 / math.sqrt(2), math.sqrt(width) / (2 * math.sqrt(math.pi) * 1.1)
+    third = float(mpmath.quad(lambda b: b**3 * mpmath.npdf(b, 0, sigma), [0, sigma, 12 * sigma]))
+    tau = ((radius * 1.1) ** 2 / (width * density * third)) ** (1 / 3)
+    gain = width * float(
+        mpmath.quad(
+            lambda b: (
+                mpmath.npdf(b, 0, sigma) * 2 * density * mpmath.quad(lambda y: b * (tau * b - y), [0, tau * b / 2])
+            ),
+            [0, sigma, 12 * sigma],
+        )
+    )
+    assert gain == pytest.approx(value, rel=1e-8)

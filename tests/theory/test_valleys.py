@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sympy
 
+from theory.activation_conditions import activation_conditions, independence_steps, not_analytic, not_increasing
 from theory.atoms.entrywise import ACTIVATIONS, z
 from theory.bound import Step
 from theory.lifting import (
@@ -23,15 +24,7 @@ from theory.lifting import (
 from theory.network import Network, chain
 from theory.records import Shape
 from theory.spec import parse
-from theory.valleys import (
-    activation_conditions,
-    conditions,
-    failures,
-    independence_steps,
-    not_analytic,
-    not_increasing,
-    split_readout,
-)
+from theory.valleys import conditions, failures, split_readout
 
 SHAPE = Shape(2, 8)
 GOOD = "affine(8, bias=true), tanh, affine(8, bias=true), softplus, affine(3)"
