@@ -9,6 +9,7 @@ maps the nine parameters reach those whose columns are orthogonal: there is no s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -117,7 +118,7 @@ def recover(matrix: Matrix) -> tuple[Expr, ...]:
     return (alpha, beta, gamma, *scales, *matrix[:, 3])
 
 
-def _reduced(expression: Expr) -> Expr:
+def reduced(expression: Expr) -> Expr:
     """A polynomial in sines and cosines of the three angles, modulo `sin^2 + cos^2 = 1`: the remainder is unique."""
     sines, cosines = sympy.symbols("S1:4"), sympy.symbols("C1:4")
     table = {f(x): y for f, ys in ((sympy.sin, sines), (sympy.cos, cosines)) for x, y in zip(ANGLES, ys, strict=True)}
@@ -134,7 +135,7 @@ def parameter_gram() -> Matrix:
     """
     entries = factors().matrix.reshape(12, 1)
     jacobian = entries.jacobian(Matrix(PARAMETERS))
-    return (jacobian.T * jacobian).applyfunc(_reduced)
+    return (jacobian.T * jacobian).applyfunc(reduced)
 
 
 @cache
@@ -143,40 +144,38 @@ def volume_factor() -> Expr:
 
     Scales and translations are orthonormal directions, so the block of the angles is all.
     """
-    return sympy.factor(_reduced(parameter_gram()[:3, :3].det(method="berkowitz")))
+    return sympy.factor(reduced(parameter_gram()[:3, :3].det(method="berkowitz")))
 
 
 @cache
 def identities() -> tuple[Step, ...]:
-    """What the factorisation implies, each an identity for `Step.verify`."""
+    """What the factorisation implies, each an identity: the zeros are remainders modulo `sin^2 + cos^2 = 1`, computed here from the product."""
     given = factors()
     matrix, unit = given.matrix, sympy.eye(3)
     c_beta = sympy.cos(ANGLES[1])
     product = sympy.Mul(*SCALES)
     pairs = sympy.Mul(*(SCALES[i] ** 2 + SCALES[j] ** 2 for i, j in ((0, 1), (0, 2), (1, 2))))
-    return (
-        Step("R^T R = 1", tuple(given.rotation.T * given.rotation - unit)),
-        Step("det R = 1", (gap(given.rotation.det(), 1),)),
-        Step("det M = s_1 s_2 s_3", (gap((given.rotation * given.scale).det(), product),)),
-        Step("M^T M = diag(s)^2: the columns are orthogonal", tuple(matrix[:, :3].T * matrix[:, :3] - given.scale**2)),
-        Step(
-            "the inverse is S^-1 R^T: R R^T = 1 and S S^-1 = 1",
-            (*(given.rotation * given.rotation.T - unit), *(given.scale * given.scale.inv() - unit)),
-        ),
-        Step("scales and translations are orthonormal directions", tuple(parameter_gram()[3:, :] - sympy.eye(9)[3:, :])),
-        Step("the lengths of the columns are the scales", tuple(matrix[:, i].dot(matrix[:, i]) - SCALES[i] ** 2 for i in range(3))),
-        Step(
-            "the last row and first column of R hold the angles",
-            (
-                gap(given.rotation[2, 0], -sympy.sin(ANGLES[1])),
-                gap(given.rotation[2, 1], sympy.sin(ANGLES[0]) * c_beta),
-                gap(given.rotation[2, 2], sympy.cos(ANGLES[0]) * c_beta),
-                gap(given.rotation[1, 0], sympy.sin(ANGLES[2]) * c_beta),
-                gap(given.rotation[0, 0], sympy.cos(ANGLES[2]) * c_beta),
-            ),
-        ),
-        Step("det G^T G = cos(beta)^2 prod_{i<j} (s_i^2 + s_j^2): the gimbal", (gap(volume_factor(), c_beta**2 * pairs),)),
-    )  # fmt: skip
+    linear, sines = matrix[:, :3], [sympy.sin(angle) for angle in ANGLES]
+    angles = (
+        (given.rotation[2, 0], -sines[1]),
+        (given.rotation[2, 1], sines[0] * c_beta),
+        (given.rotation[2, 2], sympy.cos(ANGLES[0]) * c_beta),
+        (given.rotation[1, 0], sines[2] * c_beta),
+        (given.rotation[0, 0], sympy.cos(ANGLES[2]) * c_beta),
+    )
+    claims: dict[str, Iterable[Expr]] = {
+        "R^T R = 1": given.rotation.T * given.rotation - unit,
+        "det R = 1": (given.rotation.det() - 1,),
+        "det M = s_1 s_2 s_3": (linear.det() - product,),
+        "M^T M = diag(s)^2: the columns are orthogonal, their lengths are the scales": linear.T * linear
+        - given.scale**2,
+        "the inverse is S^-1 R^T: R R^T = 1": given.rotation * given.rotation.T - unit,
+        "the inverse is S^-1 R^T: S S^-1 = 1": given.scale * given.scale.inv() - unit,
+        "scales and translations are orthonormal directions": parameter_gram()[3:, :] - sympy.eye(9)[3:, :],
+        "the last row and first column of R hold the angles": (found - wanted for found, wanted in angles),
+        "det G^T G = cos(beta)^2 prod_{i<j} (s_i^2 + s_j^2): the gimbal": (volume_factor() - c_beta**2 * pairs,),
+    }
+    return tuple(Step(claim, tuple(map(reduced, zeros))) for claim, zeros in claims.items())
 
 
 def speed(scales: tuple[Expr, Expr, Expr]) -> Bound:
@@ -190,7 +189,7 @@ def speed(scales: tuple[Expr, Expr, Expr]) -> Bound:
     roots = (x - 1) * (x - 1 - sine) * (x - 1 + sine)
     turns = Step(
         "angles turn by omega = E d(angles), eigenvalues of E^T E are 1 and 1 +- sin beta, at most 2",
-        (gap(_reduced(sympy.expand(unit.charpoly(x).as_expr() - roots)), 0),),
+        (gap(reduced(sympy.expand(unit.charpoly(x).as_expr() - roots)), 0),),
     )
     w, r = sympy.symbols("w1:4", real=True), sympy.symbols("r1:4", real=True)
     cross = Matrix(w).cross(Matrix(r))

@@ -17,6 +17,7 @@ from theory.affine_maps import (
     inverse,
     parameter_gram,
     recover,
+    reduced,
     speed,
     volume_factor,
 )
@@ -29,7 +30,8 @@ def test_every_identity_of_the_factorisation_holds_and_a_wrong_one_does_not() ->
         assert step.verify(), step.claim
         assert step.zeros, step.claim
     given = factors()
-    assert sympy.simplify((given.rotation * given.scale).det() - SCALES[0]) != 0
+    assert reduced((given.rotation * given.scale).det() - SCALES[0]) != 0
+    assert reduced(sympy.sin(ANGLES[0]) ** 2 + sympy.cos(ANGLES[0]) ** 2) == 1
 
 
 def test_axis_rotations_are_right_handed() -> None:
