@@ -55,6 +55,12 @@ class Protocol:
                 f"{self}: give at least one step, one shape a batch, two test poses, and positive learning rates"
             )
 
+    @property
+    def chance(self) -> float:
+        """Mean average precision of random codes: a query ranks all forms in the other poses."""
+        others = self.test_poses - 1
+        return chance(others, len(FORMS) * others)
+
     def training_pairs(self, source: torch.Generator) -> tuple[Tensor, Tensor]:
         """One batch: volumes in random poses, and the same shapes in base pose, `(batch, 1, n, n, n)` each."""
         low, high = map(math.log, EXPONENTS)
@@ -77,7 +83,7 @@ class Trial:
 
     Attributes:
         top: share of queries whose nearest code is of the same form (chance: 1/8).
-        precision: mean average precision of the ranking.
+        precision: mean average precision of the ranking (chance: `chance`, about 0.2 for six poses).
         spread: squared distance of codes within a form over that between all codes, in (0, 1]; 0 is an invariant code.
         dice: mean soft Dice of test reconstructions with the form in base pose.
         losses: of training, a step each.
@@ -108,6 +114,20 @@ def ranking(codes: Tensor, forms: Tensor, poses: Tensor) -> tuple[float, float]:
     ranks = torch.arange(1, len(codes) + 1, device=codes.device)
     precision = (hits.cumsum(1) / ranks * hits).sum(1) / hits.sum(1)
     return float(hits[:, 0].double().mean()), float(precision.mean())
+
+
+def chance(relevant: int, ranked: int) -> float:
+    """Expected average precision of a random ranking: `((R - 1)/(n - 1) (n - H_n) + H_n)/n` with `R` relevant of `n` and `H_n = sum_{k <= n} 1/k`.
+
+    Rank `k` holds a relevant one with probability `R/n`, and of the `k - 1` before it `(k - 1)(R - 1)/(n - 1)` are relevant on average; so
+    `E AP = (1/R) sum_k (R/n) (1 + (k - 1)(R - 1)/(n - 1))/k`.
+
+    Errors: `ValueError` unless `1 <= relevant <= ranked` and `ranked >= 2`.
+    """
+    if not 1 <= relevant <= ranked or ranked < 2:
+        raise ValueError(f"{relevant} relevant of {ranked}: give 1 <= relevant <= ranked and ranked >= 2")
+    harmonic = math.fsum(1 / k for k in range(1, ranked + 1))
+    return ((relevant - 1) / (ranked - 1) * (ranked - harmonic) + harmonic) / ranked
 
 
 def spread(codes: Tensor, forms: Tensor) -> float:

@@ -1,5 +1,7 @@
 """The volumetric autoencoder: its grids, its blocks, its transformer, the gains of its members, and retrieval by codes."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from numerics.autoencoder import (
 )
 from numerics.device import DTYPE, generator
 from numerics.gains import gains, measured_total, total
-from numerics.retrieval import Protocol, differences, ranking, spread, train, trial, voxels
+from numerics.retrieval import Protocol, chance, differences, ranking, spread, train, trial, voxels
 from numerics.trace import trace
 from numerics.volume_figures import bars, slices
 from numerics.volumes import FORMS, Poses, affine_matrices, superquadrics
@@ -75,6 +77,17 @@ def test_ranking_finds_equal_codes_and_is_chance_for_codes_of_poses() -> None:
     assert ranking(blind, forms, poses)[1] < 0.9
     with pytest.raises(ValueError, match="two poses"):
         ranking(perfect, forms, torch.zeros(12))
+
+
+def test_chance_is_the_mean_over_random_rankings() -> None:
+    # all rankings of 5 with 2 relevant
+    found = []
+    for hits in itertools.combinations(range(1, 6), 2):
+        found.append(sum((i + 1) / rank for i, rank in enumerate(hits)) / 2)
+    assert chance(2, 5) == pytest.approx(sum(found) / len(found), rel=1e-13)
+    assert chance(5, 5) == pytest.approx(1)
+    with pytest.raises(ValueError, match="6 relevant of 5"):
+        chance(6, 5)
 
 
 def test_both_variants_of_a_trial_start_alike_and_are_repeated_by_their_seed() -> None:
