@@ -20,6 +20,7 @@ from sympy import Integer
 from torch import nn
 
 from numerics.autoencoder import PUBLISHED, Architecture, SpatialTransformer, decoder, encoder, grids
+from numerics.certify import certify
 from numerics.convolution import convolution_norm
 from numerics.device import DTYPE, generator
 from numerics.gains import gains, measured_total, total
@@ -382,3 +383,26 @@ def test_the_published_size_traces_to_the_same_grids(evidence) -> None:
         sides.append(int(shape.grid[0]))
     assert tuple(dict.fromkeys(sides)) == PUBLISHED.grids
     evidence("grids", "measured", "traced at 80^3: grids", len(PUBLISHED.grids), len(set(sides)), sense="equal")
+
+
+@pytest.mark.slow
+def test_the_certificate_refuses_leaky_relu_by_name_and_holds_for_a_smooth_activation(evidence) -> None:
+    module, code = examples()["decoder"]
+    code = code[:1]
+    wanted = superquadrics(FORMS[:1], torch.eye(3, 4, dtype=DTYPE)[None], TINY.size)
+    smooth = nn.Sequential(*(nn.ELU() if isinstance(part, nn.LeakyReLU) else part for part in module))
+    rough, found = (
+        certify(net, "squared_error", None, (code, wanted), radius=1e-3, measure=False) for net in (module, smooth)
+    )
+    assert rough.status == "not certified"
+    assert "phi(z) = Piecewise((z, z > 0), (z/100, True))" in rough.reason
+    evidence("layers", "derived", "decoder: smoothness constant within 0.001 of the weights", "oo", note=rough.reason)
+    evidence(
+        "layers",
+        "measured",
+        "decoder with ELU: smoothness constant within 0.001 of the weights, Hessian at the centre",
+        found.smoothness_constant,
+        found.hessian_lambda_max,
+        finding="sharpened",
+        note="ELU for leaky ReLU makes every second derivative of the decoder bounded",
+    )
