@@ -369,7 +369,6 @@ def test_the_sampler_is_bounded_by_image_and_by_map(evidence) -> None:
     assert found > 0.05 * float(by_map.expression)
 
 
-@pytest.mark.slow
 def test_the_published_size_traces_to_the_same_grids(evidence) -> None:
     of = Architecture(width=2, code=8)
     with torch.random.fork_rng(devices=[]):
