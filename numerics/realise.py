@@ -57,6 +57,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda z: z * torch.sigmoid(z),
     "elu": _elu,
     "relu": lambda z: torch.where(z > 0, z, torch.zeros_like(z)),
+    "leaky_relu": lambda z: torch.where(z > 0, z, z / 100),
 }
 """The torch function of each name in `theory.atoms.entrywise.ACTIVATIONS`; a test compares both."""
 

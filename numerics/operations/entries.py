@@ -35,6 +35,7 @@ for _key, _name, _only in (
     (aten.silu, "silu", {}),
     (aten.elu, "elu", {"alpha": 1, "scale": 1, "input_scale": 1}),
     (aten.relu, "relu", {}),
+    (aten.leaky_relu, "leaky_relu", {"negative_slope": 0.01}),
 ):
     translates(_key, note=f"`Activation({_name!r})`")(_activation(_name, **_only))
 

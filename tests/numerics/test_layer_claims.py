@@ -54,9 +54,9 @@ def found(network: Network, quantity: str, domain: str) -> Found:
 
 
 def is_kink(network: Network, quantity: str) -> bool:
-    """The second derivatives of ReLU and of the maximum are infinite at their kinks only, where no derivative can be taken."""
+    """The second derivatives of (leaky) ReLU and of the maximum are infinite at their kinks only, where no derivative can be taken."""
     return quantity == "input_input" and any(
-        describe(part) == "relu" or isinstance(part, spatial.MaxPool) for part in walk(network)
+        describe(part) in ("relu", "leaky_relu") or isinstance(part, spatial.MaxPool) for part in walk(network)
     )
 
 

@@ -398,8 +398,9 @@ class SelfAttention(nn.Module):
     [
         (nn.Tanh(), "tanh"), (nn.Sigmoid(), "sigmoid"), (nn.Softplus(), "softplus"), (torch.atan, "arctan"), (torch.erf, "erf"),
         (torch.sin, "sin"), (nn.GELU(), "gelu"), (F.silu, "silu"), (nn.ELU(), "elu"), (nn.ReLU(), "relu"), (Tensor.relu_, "relu"),
+        (nn.LeakyReLU(), "leaky_relu"), (nn.LeakyReLU(inplace=True), "leaky_relu"),
     ],
-    ids=[f"{i}" for i in range(11)],
+    ids=[f"{i}" for i in range(13)],
 )  # fmt: skip
 def test_activations_as_modules_functions_and_in_place(activation: Callable[[Tensor], Tensor], name: str) -> None:
     module = randomised(Wrapped(lambda self, x: activation(self.linear(x)), linear=nn.Linear(3, 4)))
@@ -800,6 +801,7 @@ def written(m: Wrapped, x: Tensor) -> Tensor:
         refused("ceil mode mean", nn.Sequential(nn.AvgPool1d(2, ceil_mode=True)), (2, 2, 3), "ceil_mode"),
         refused("adaptive", nn.Sequential(nn.AdaptiveAvgPool1d(2)), (2, 2, 3), "sizes must divide"),
         refused("softplus", nn.Sequential(nn.Softplus(beta=2)), (2, 3), "beta = 2"),
+        refused("another leak", nn.Sequential(nn.LeakyReLU(0.2)), (2, 3), "negative_slope = 0.2"),
         refused("leaky", nn.Sequential(nn.CELU(0.5)), (2, 3), r"module 0, operation aten\.celu"),
         refused("tied transposed", lambda m, x: F.linear(m.a(x), m.a.weight.t()), (2, 3), "share all their parameters, and not transposed", a=nn.Linear(3, 4)),
         refused("written parameter", lambda m, x: F.linear(x, m.a.weight.detach().mul_(2)), (2, 3), "its weight is computed", a=nn.Linear(3, 3)),

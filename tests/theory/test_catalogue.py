@@ -82,10 +82,10 @@ def test_every_entry_of_the_catalogue_can_be_written_and_read_back() -> None:
     assert len({describe(network) for network in layers()}) == len(layers())
 
 
-@pytest.mark.parametrize("name", ["relu", "elu", "gelu", "tanh"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "gelu", "tanh"])
 def test_only_activations_with_a_jump_in_the_slope_have_no_second_order_bound(name: str) -> None:
     bounds = entry(parse(name), "everywhere").bounds
-    assert (bounds.input_input.expression is oo) is (name == "relu")
+    assert (bounds.input_input.expression is oo) is (name in ("relu", "leaky_relu"))
 
 
 def test_what_normalisation_and_skips_repair_can_be_read_off() -> None:

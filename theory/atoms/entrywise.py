@@ -27,8 +27,9 @@ ACTIVATIONS: dict[str, Expr] = {
     "silu": z / (1 + exp(-z)),
     "elu": Piecewise((z, z > 0), (exp(z) - 1, True)),
     "relu": Piecewise((z, z > 0), (S.Zero, True)),
+    "leaky_relu": Piecewise((z, z > 0), (z / 100, True)),
 }
-"""The activations, each by its formula in `z`; nothing else about them is written down."""
+"""The activations, each by its formula in `z`; nothing else about them is written down. The leak of leaky ReLU is torch's default."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,10 @@ def _slope_infimum(name: str) -> Expr:
         return facts.slope_inf.value
     slope = sympy.diff(ACTIVATIONS[name], z)
     if slope.has(Piecewise):
-        # the slope increases on every piece and across them, so the left end is the least
+        # the slope increases on every piece and across them, so the left end is the least; with a jump the infimum on the line counts
         rising = infimum(sympy.diff(slope, z), z).value >= 0 and not jumps(slope)
         left_piece = sympy.piecewise_fold(slope).args[-1][0]
-        return left_piece.subs(z, -_END) if rising else S.Zero
+        return left_piece.subs(z, -_END) if rising else facts.slope_inf.value
     right, left = sympy.simplify(slope.subs(z, _END)), sympy.simplify(slope.subs(z, -_END))
     least = right if sympy.simplify(right - left) == 0 else sympy.Min(right, left)
     reach = _slope_range(name)
