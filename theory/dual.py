@@ -102,9 +102,20 @@ def _halves(phi: Expr) -> tuple[Expr, Expr]:
     return phi.subs(z, _right).subs(_right, z), phi.subs(z, _left).subs(_left, z)
 
 
+CLOSABLE = (exp, sympy.sin, sympy.cos, sympy.sinh, sympy.cosh, sympy.erf, sympy.erfc, sympy.Abs, sympy.Piecewise, sympy.sign, sympy.Max, sympy.Min)  # fmt: skip
+
+
+def _may_close(phi: Expr) -> bool:
+    """Whether some derivative of the formula may be of the form needed; saves vain attempts on quotients, logarithms and the like."""
+    quotient = any(p.base.has(z) and p.exp.is_negative for p in phi.atoms(sympy.Pow))
+    return not quotient and all(isinstance(f, CLOSABLE) for f in phi.atoms(sympy.Function) if f.has(z))
+
+
 @cache
 def _derivative(phi: Expr, order: int) -> _Distribution | None:
     """The derivative of that order in the sense of distributions, or None where it is not of the form needed."""
+    if not _may_close(phi):
+        return None
     right, left = _halves(phi)
     masses = []
     for _ in range(order):
@@ -283,7 +294,7 @@ def _product_of_means(first: Expr, second: Expr) -> Expr | None:
 def second_moment(phi: str | Expr) -> Expr | None:
     """`E[phi(u)^2]`, `u ~ N(0, a)`, in closed form in `a`: the dual at `a = b = c`; None where there is none."""
     form = dual(phi)
-    return mean(expression(phi) ** 2) if form is None else sympy.simplify(form.subs({b: a, c: a}, simultaneous=True))
+    return None if form is None else form.subs({b: a, c: a}, simultaneous=True)
 
 
 @cache
@@ -305,9 +316,12 @@ def evaluate(phi: Expr) -> Callable[[Array], Array]:
     return on
 
 
+_nodes = cache(np.polynomial.legendre.leggauss)
+
+
 def _legendre(order: int, low: Array, high: Array) -> tuple[Array, Array]:
     """Nodes and weights on intervals, along a new last axis."""
-    nodes, weights = np.polynomial.legendre.leggauss(order)
+    nodes, weights = _nodes(order)
     half = (np.asarray(high) - low)[..., None] / 2
     return np.asarray(low)[..., None] + half * (nodes + 1), half * weights
 

@@ -282,7 +282,7 @@ def normaliser(activation: str) -> Expr:
     """`c_sigma = 1 / E[sigma(g)^2]`, `g` standard normal: exact where there is a closed form, else a float."""
     form = second_moment(activation)
     if form is not None:
-        return sympy.simplify(1 / form.subs(a, 1))
+        return 1 / form.subs(a, 1)
     return sympy.Float(1 / float(second_moment_values(activation, 1.0).value))
 
 
