@@ -95,7 +95,7 @@ def derivatives(network: Chain, shape: Shape, theta: Tensor) -> tuple[Tensor, Te
     elsewhere `|f_i - f_j| <= sqrt(2) |f|`.
 
     Raises:
-        ValueError: a norm that occurs is not that of a matrix, or a symbol of the description that has no number.
+        ValueError: a symbol of the description that has no number.
     """
     network = named(network)  # type: ignore[assignment]
     bounds: InputDerivatives = input_derivatives(network, shape.features, shape.grid)
@@ -105,10 +105,13 @@ def derivatives(network: Chain, shape: Shape, theta: Tensor) -> tuple[Tensor, Te
     arrays = dict(zip((spec.name for spec in realisation.parameters), realisation.split(theta.detach()), strict=True))
     classes = realisation.output_shape[0]
     values = {}
+    lengths = {spec.name: len(spec.shape) for spec in realisation.parameters}
     for name in bounds.names:
-        if name not in arrays or arrays[name].ndim < 2:
-            raise ValueError(f"the bound has the norm of {name}: only norms of weight matrices are evaluated")
-        norm = torch.linalg.matrix_norm(arrays[name], 2) * (1 + ALLOWANCE)
+        array = arrays[name]
+        # a gain is a vector: its Euclidean norm is at least its largest entry
+        is_vector = lengths[name] == 1
+        norm = torch.linalg.vector_norm(array, dim=-1) if is_vector else torch.linalg.matrix_norm(array, 2)
+        norm = norm * (1 + ALLOWANCE)
         values[norm_symbol(name)] = norm.reshape(*norm.shape, 1, 1)
     factor = 2**0.5
     last = network.members[-1]

@@ -121,8 +121,16 @@ def test_what_the_closed_form_cannot_be_given_is_named() -> None:
     symbolic = parse("affine(6), scale(c), affine(4)")
     with pytest.raises(ValueError, match="depends on c: give"):
         derivatives(symbolic, SHAPE, torch.zeros(1, 54, dtype=DTYPE))
-    gains = parse(
-        "affine(6), frozen_batch_norm(gain=true, eps=1, mean=(0, 0, 0, 0, 0, 0), variance=(1, 1, 1, 1, 1, 1)), affine(4)"
+
+
+def test_gains_of_a_batch_norm_in_evaluation_mode_enter_by_their_norm() -> None:
+    network = parse(
+        "affine(6), frozen_batch_norm(gain=true, eps=1, mean=(0, 0, 0, 0, 0, 0), variance=(3, 3, 3, 3, 3, 3)), tanh, affine(4)"
     )
-    with pytest.raises(ValueError, match=r"norm of 1\.gain"):
-        derivatives(gains, SHAPE, torch.zeros(1, realise(gains, SHAPE).size, dtype=DTYPE))
+    _, theta, X, labels = drawn(network)
+    found = certified(network, SHAPE, theta, X, labels)
+    assert bool((found.lower <= search(network, SHAPE, theta, X, labels)).all())
+    first, gain, last = realise(network, SHAPE).split(theta)
+    expected = torch.linalg.matrix_norm(first, 2) * gain.norm(dim=1) / 2 * (last[:, 0] - last[:, 1]).norm(dim=1)
+    lipschitz, _ = derivatives(network, SHAPE, theta)
+    torch.testing.assert_close(lipschitz[:, 0, 1], expected, rtol=1e-8, atol=0)
