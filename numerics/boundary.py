@@ -29,7 +29,7 @@ from theory.margins import (
     norm_symbol,
     upper_by_curvature,
 )
-from theory.network import Chain, chain, named
+from theory.network import Chain, chain, named, walk
 from theory.records import Shape
 
 BISECTIONS = 30
@@ -95,22 +95,29 @@ def derivatives(network: Chain, shape: Shape, theta: Tensor) -> tuple[Tensor, Te
     elsewhere `|f_i - f_j| <= sqrt(2) |f|`.
 
     Raises:
-        ValueError: a norm that occurs is not that of a matrix.
+        ValueError: a symbol of the description that has no number.
     """
     network = named(network)  # type: ignore[assignment]
-    realisation = realise(network, shape)
     bounds: InputDerivatives = input_derivatives(network, shape.features, shape.grid)
+    if bounds.others:
+        raise ValueError(f"the bound depends on {', '.join(map(str, bounds.others))}: give the description numbers")
+    realisation = realise(network, shape)
     arrays = dict(zip((spec.name for spec in realisation.parameters), realisation.split(theta.detach()), strict=True))
     classes = realisation.output_shape[0]
     values = {}
+    lengths = {spec.name: len(spec.shape) for spec in realisation.parameters}
     for name in bounds.names:
-        if name not in arrays or arrays[name].ndim < 2:
-            raise ValueError(f"the bound has the norm of {name}: only norms of weight matrices are evaluated")
-        norm = torch.linalg.matrix_norm(arrays[name], 2) * (1 + ALLOWANCE)
+        array = arrays[name]
+        # a gain is a vector: its Euclidean norm is at least its largest entry
+        is_vector = lengths[name] == 1
+        norm = torch.linalg.vector_norm(array, dim=-1) if is_vector else torch.linalg.matrix_norm(array, 2)
+        norm = norm * (1 + ALLOWANCE)
         values[norm_symbol(name)] = norm.reshape(*norm.shape, 1, 1)
     factor = 2**0.5
     last = network.members[-1]
-    if isinstance(last, Affine) and last.weight_norm is None:
+    # one symbol stands for every layer of a path: rows can take the place of a matrix that is used once
+    uses = sum(getattr(part, "path", "") == getattr(last, "path", "") for part in walk(network))
+    if isinstance(last, Affine) and last.weight_norm is None and uses == 1:
         rows = arrays[f"{last.path}.weight"]
         gaps = torch.linalg.vector_norm(rows.unsqueeze(-2) - rows.unsqueeze(-3), dim=-1) * (1 + ALLOWANCE)
         values[norm_symbol(f"{last.path}.weight")], factor = gaps, 1.0

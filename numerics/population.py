@@ -1,6 +1,6 @@
 """A population of small classifiers trained in one batched program, so that their generalization gaps differ.
 
-Every network is a network `d - h - h - h - K` of rectifiers (or another activation) on scikit-learn's digits; they differ in width (narrow ones are wide ones whose other units are zero and stay so, as
+All are networks `d - h - h - h - K` of rectifiers (or another activation) on scikit-learn's digits; they differ in width (narrow ones are wide ones whose other units are zero and stay so, as
 their gradients vanish exactly), learning rate, L2 penalty, dropout, batch norm, number of training images and part of labels drawn anew. All weights are stacked `(B, ., .)`, every
 step is a few batched products, and there is no loop over networks.
 

@@ -129,11 +129,13 @@ class InputDerivatives:
         lipschitz: of the operator norm of its first derivative in one sample.
         curvature: of its second derivative as a bilinear map; `oo` where an activation's slope jumps.
         names: the arrays whose norms occur.
+        others: further symbols of the description that occur, which need numbers of their own.
     """
 
     lipschitz: Bound
     curvature: Bound
     names: tuple[str, ...]
+    others: tuple[Symbol, ...] = ()
 
 
 def input_derivatives(network: Network, features: Expr | int, grid: tuple[Expr, ...] = ()) -> InputDerivatives:
@@ -148,5 +150,7 @@ def input_derivatives(network: Network, features: Expr | int, grid: tuple[Expr, 
     first = regularity(tree).jacobian.named("input_jacobian_norm")
     zero = Bound.upper(0, quantity="exact")
     second = jet_of(tree, S.One, by_input=True).second.get((INPUT, INPUT), zero).named("input_input")
-    symbols = {s.name for b in (first, second) for s in b.expression.free_symbols}
-    return InputDerivatives(first, second, tuple(sorted(name[2:-1] for name in symbols)))
+    symbols = {symbol for bound in (first, second) for symbol in bound.expression.free_symbols}
+    norms = {symbol for symbol in symbols if symbol == norm_symbol(symbol.name[2:-1])}
+    names = tuple(sorted(symbol.name[2:-1] for symbol in norms))
+    return InputDerivatives(first, second, names, tuple(sorted(symbols - norms, key=str)))

@@ -6,6 +6,8 @@ import torch
 from numerics.boundary import certified, derivatives, search
 from numerics.device import DTYPE, generator
 from numerics.realise import realise
+from theory.layers.activation import Activation
+from theory.layers.affine import Affine
 from theory.network import Chain, chain
 from theory.records import Shape
 from theory.spec import parse
@@ -105,3 +107,30 @@ def test_a_network_that_does_not_end_in_an_affine_layer_takes_the_general_bound(
     lipschitz, _ = derivatives(network, SHAPE, theta)
     norms = [torch.linalg.matrix_norm(a, 2) for a in realise(network, SHAPE).split(theta) if a.ndim == 3]
     torch.testing.assert_close(lipschitz[:, 0, 1], 2**0.5 * norms[0] * norms[1], rtol=1e-8, atol=0)
+
+
+def test_rows_do_not_take_the_place_of_a_matrix_that_is_used_twice() -> None:
+    shared = chain(Affine(5, path="w"), Activation("tanh"), Affine(5, path="w"))
+    theta = torch.randn(2, 25, generator=generator(4), dtype=DTYPE)
+    lipschitz, _ = derivatives(shared, SHAPE, theta)
+    norm = torch.linalg.matrix_norm(theta.reshape(2, 5, 5), 2)
+    torch.testing.assert_close(lipschitz[:, 0, 1], 2**0.5 * norm**2, rtol=1e-8, atol=0)
+
+
+def test_what_the_closed_form_cannot_be_given_is_named() -> None:
+    symbolic = parse("affine(6), scale(c), affine(4)")
+    with pytest.raises(ValueError, match="depends on c: give"):
+        derivatives(symbolic, SHAPE, torch.zeros(1, 54, dtype=DTYPE))
+
+
+def test_gains_of_a_batch_norm_in_evaluation_mode_enter_by_their_norm() -> None:
+    network = parse(
+        "affine(6), frozen_batch_norm(gain=true, eps=1, mean=(0, 0, 0, 0, 0, 0), variance=(3, 3, 3, 3, 3, 3)), tanh, affine(4)"
+    )
+    _, theta, X, labels = drawn(network)
+    found = certified(network, SHAPE, theta, X, labels)
+    assert bool((found.lower <= search(network, SHAPE, theta, X, labels)).all())
+    first, gain, last = realise(network, SHAPE).split(theta)
+    expected = torch.linalg.matrix_norm(first, 2) * gain.norm(dim=1) / 2 * (last[:, 0] - last[:, 1]).norm(dim=1)
+    lipschitz, _ = derivatives(network, SHAPE, theta)
+    torch.testing.assert_close(lipschitz[:, 0, 1], expected, rtol=1e-8, atol=0)

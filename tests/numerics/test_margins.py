@@ -45,7 +45,7 @@ def test_distances_are_those_of_the_definition_entry_by_entry() -> None:
         gap = out[i] - out[rival]
         (gradient,) = torch.autograd.grad(gap, features)
         assert float(found.distances[1, layer, 3]) == pytest.approx(float((gap / gradient.norm()).detach()), rel=1e-12)
-        assert bool(found.correct[1, 3]) == (float(gap) > 0)
+        assert bool(found.correct[1, 3]) == bool(gap > 0)
 
 
 def test_total_variation_is_the_trace_of_the_covariance() -> None:
