@@ -239,18 +239,15 @@ def _moments(system: _System, a: arb, b: arb, count: int, tolerance: float) -> l
     tail = _tail(system.growth, a, b)
     spread = arb(0, tail.abs_upper())
     root, left, right = (2 * arb.pi()).sqrt(), acb(-REACH), acb(REACH)
-    left_a, left_b = acb(a), acb(b)
-    found = []
-    for integrand in system.integrands[:count]:
-        whole = acb.integral(
-            lambda x, flag, integrand=integrand: integrand(x, left_a, left_b, flag),
-            left,
-            right,
-            rel_tol=arb(tolerance),
-            abs_tol=arb(tolerance),
-        )
-        found.append(whole.real / root + spread)
-    return found
+    at = acb(a), acb(b)
+
+    def whole(integrand: Callable[..., acb]) -> acb:
+        def on(x: acb, analytic: bool) -> acb:
+            return integrand(x, *at, analytic)
+
+        return acb.integral(on, left, right, rel_tol=arb(tolerance), abs_tol=arb(tolerance))
+
+    return [whole(integrand).real / root + spread for integrand in system.integrands[:count]]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PAPER = Paper(
         Claim("slope", r"$C'(1) = E[\hat\phi'(g)^2]/E[\hat\phi(g)^2]$", "read"),
         Claim(
             "c-map",
-            r"the $C$ map of a shaped network has slope $\zeta$ at any depth, those of plain tanh and ReLU degenerate",
+            r"the $C$ map of a shaped network of depth $D$ has slope $\zeta$ at 1 whatever $D$; beside it those of plain tanh and of ReLU",
             "read",
         ),
     ),
