@@ -275,10 +275,6 @@ class Shaped:
             + sympy.Float(self.delta)
         )
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """`phi_hat(x)`, entry by entry."""
-        return self.gamma * (evaluate(expression(self.activation))(self.alpha * x + self.beta) + self.delta)
-
 
 def residuals(activation: str, a: Any, b: Any, target: Any) -> tuple[arb, arb]:
     """Enclosures of `C'(1) - psi` and `Q'(1) - 1` at `(alpha, beta)`, with `gamma`, `delta` from the other two conditions."""
@@ -328,7 +324,7 @@ def _newton(activation: str, target: Expr, start: tuple[float, float]) -> tuple[
     return float(np.exp(found.x[0])), float(found.x[1])
 
 
-def _certify(activation: str, target: Expr, a: float, b: float, radius: float) -> bool:
+def holds_one_root(activation: str, target: Expr, a: float, b: float, radius: float) -> bool:
     """Whether the Krawczyk operator maps the box of that radius into its interior: then it holds exactly one solution."""
     system, level = _system(expression(activation)), exact_ball(target)
     middle = _moments(system, arb(a), arb(b), 15, 1e-30)
@@ -391,5 +387,5 @@ def _finished(activation: str, depth: float, target: Expr, a: float, b: float) -
     worst = max(float(abs(e).upper()) for e in errors)
     if worst > RESIDUAL:
         raise ValueError(f"shaping: {activation} at depth {depth:g}: residual {worst:.2g} is above {RESIDUAL:g}")
-    radius = next((r for r in (1e-6, 1e-8, 1e-10, 1e-12) if _certify(activation, target, a, b, r)), None)
+    radius = next((r for r in (1e-6, 1e-8, 1e-10, 1e-12) if holds_one_root(activation, target, a, b, r)), None)
     return Shaped(activation, float(depth), float(target), a, b, gamma, delta, worst, radius)

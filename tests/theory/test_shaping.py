@@ -6,10 +6,10 @@ import pytest
 from sympy import Rational
 
 from theory.shaping import (
-    _certify,
     condition_steps,
     deep_limit_steps,
     deep_limits,
+    holds_one_root,
     linearity_steps,
     relu_steps,
     residuals,
@@ -27,7 +27,7 @@ def test_a_solution_is_certified_and_a_point_beside_it_is_not() -> None:
     assert found.residual < 1e-12
     assert found.certified is not None
     target = Rational(3, 2) ** Rational(1, 100)
-    assert not _certify("tanh", target, found.alpha, found.beta + 10 * found.certified, found.certified)
+    assert not holds_one_root("tanh", target, found.alpha, found.beta + 10 * found.certified, found.certified)
     slope, length = residuals("tanh", found.alpha, found.beta + 0.01, target)
     # far from zero for certain: the enclosures exclude it
     assert not slope.contains(0)
