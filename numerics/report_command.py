@@ -152,7 +152,7 @@ def command(
     for problem in report.problems:
         stdout.print(problem, highlight=False, markup=False, soft_wrap=True)
     stdout.print(f"{total} rows on {len(report.papers)} papers; report.html and report.tex are in {out}")
-    if status == 2 or report.meta.get("status") == "interrupted":
+    if status == 2 or report.meta["status"] == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if status or report.problems or report.failing:
         raise typer.Exit(1)
