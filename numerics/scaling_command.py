@@ -13,11 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from numerics import device as devices
 from numerics import scaling_figures as figures
-from numerics.report import rows_table, write_atomically, write_results
+from numerics.report import INTERRUPTED, rows_table, write_atomically, write_results
 from numerics.scaling_study import STAGES, Stage, sizes
 from theory import latex
 
-INTERRUPTED = 130
 TITLES = {
     "derived": "Derived: laws, limits, and published constants beside ours",
     "moments": "Second moments in depth, 12 settings, activations and gradients",

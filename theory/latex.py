@@ -517,27 +517,33 @@ def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """Any rows with equal keys; the first column takes what width is left."""
+    """Any rows with equal keys under a caption of plain text; columns share the width by what stands in them."""
     if not rows:
         return ""
-    head = [escape(key) for key in rows[0]]
-    lines = []
-    for row in rows:
-        cells = []
-        for value in row.values():
-            if value is None:
-                cells.append("--")
-            elif isinstance(value, bool):
-                cells.append("yes" if value else r"\textbf{no}")
-            elif isinstance(value, int | float):
-                cells.append(f"${number(value)}$")
-            else:
-                cells.append(escape(str(value)))
-        lines.append(" & ".join(cells) + r" \\")
-    width = 0.62 if len(head) <= 5 else 0.12
-    share = min(0.16, 0.85 * (1 - width) / max(1, len(head) - 1))
-    columns = _P % f"{width}" + "".join(_P % f"{share:.3f}" for _ in head[1:])
-    return f"\\begingroup\\footnotesize\n{longtable(columns, head, lines, caption)}\n\\endgroup"
+    texts = [[_plain(value) for value in row.values()] for row in rows]
+    columns = zip(rows[0], *texts, strict=True)
+    longest = [min(max(6, *map(len, column)), WIDEST) for column in columns]
+    room = 1 - 0.016 * (len(longest) - 1)  # what the gaps between columns leave of A4 landscape
+    layout = "".join(_P % f"{room * length / sum(longest):.3f}" for length in longest)
+    lines = [" & ".join(map(_cell, row.values())) + r" \\" for row in rows]
+    table = longtable(layout, [escape(key) for key in rows[0]], lines, escape(caption))
+    return f"\\begingroup\\footnotesize\n{table}\n\\endgroup"
+
+
+WIDEST = 48
+"""Letters of a cell beyond which its column gets no wider."""
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "--"
+    if isinstance(value, bool):
+        return "yes" if value else r"\textbf{no}"
+    return f"${number(value)}$" if isinstance(value, int | float) else escape(str(value))
 
 
 PREAMBLE = r"""\documentclass[10pt]{article}
