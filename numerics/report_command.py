@@ -50,7 +50,7 @@ def _environment(folder: Path) -> dict[str, str]:
 def known(folder: Path) -> list[dict[str, Any]]:
     """The papers with checks: package, letter, claims."""
     listed = subprocess.run(
-        [sys.executable, "-m", CHECKS], capture_output=True, text=True, check=False, env=_environment(folder)
+        [sys.executable, "-P", "-m", CHECKS], capture_output=True, text=True, check=False, env=_environment(folder)
     )
     if listed.returncode:
         raise RuntimeError(f"the papers cannot be listed: {listed.stderr.strip().splitlines()[-1]}")
@@ -73,7 +73,18 @@ def chosen(papers: Sequence[dict[str, Any]], only: Sequence[str]) -> list[dict[s
 
 def command_line(folder: Path, packages: Sequence[str], out: Path, slow: bool, workers: int) -> list[str]:
     """pytest on the packages, in settings of its own: none of the folder in which it happens to run."""
-    command = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={folder.parent}", "-p", "no:cacheprovider"]
+    # -P: a folder of the same name where the command happens to run is not taken for the checks
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-c",
+        os.devnull,
+        f"--rootdir={folder.parent}",
+        "-p",
+        "no:cacheprovider",
+    ]
     # every paper's package whole, or all of them where all are asked for; rows go to the folder of the report
     command += ["-q", "--strict-markers", f"--report={out.resolve()}"]
     if not slow:
@@ -152,7 +163,7 @@ def command(
     for problem in report.problems:
         stdout.print(problem, highlight=False, markup=False, soft_wrap=True)
     stdout.print(f"{total} rows on {len(report.papers)} papers; report.html and report.tex are in {out}")
-    if status == 2 or report.meta.get("status") == "interrupted":
+    if status == 2 or report.meta["status"] == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if status or report.problems or report.failing:
         raise typer.Exit(1)

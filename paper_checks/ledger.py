@@ -118,7 +118,9 @@ class Ledger:
                 "whole": sorted(self.whole),
                 "papers": [asdict(self.papers[letter]) for letter in sorted(self.papers)],
             }
-            write_results(Path(folder) / FILE, meta, self.rows)
+            # with workers tests end in any order
+            rows = sorted(self.rows, key=lambda row: (row["paper"], row["test"]))
+            write_results(Path(folder) / FILE, meta, rows)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         write = terminalreporter.write_line

@@ -24,6 +24,7 @@ FAILURES: tuple[type[Exception], ...] = (
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 BREAKS = re.compile(r"([,(=/:\]])(?=\S)")
 """After these a long closed form may break."""
+INFINITY = re.compile("<mo>(&#x0221E;|∞)</mo>")
 FUNCTIONS = re.compile(r"\\(?:mathrm|mathit)\{([A-Za-z]{2,})\}")
 """Words in upright letters: one word each, not a product of letters."""
 
@@ -39,7 +40,8 @@ def parts(text: str) -> list[tuple[bool, str]]:
 def mathml(formula: str) -> str | None:
     """The formula as MathML, or None where the library cannot say it or what it says is not MathML alone."""
     try:
-        text = convert(FUNCTIONS.sub(r"\\operatorname{\1}", formula))
+        # infinity is a symbol, not an operator with room on both sides
+        text = INFINITY.sub(r"<mi>\1</mi>", convert(FUNCTIONS.sub(r"\\operatorname{\1}", formula)))
         tree = ElementTree.fromstring(text)
     except FAILURES:
         return None

@@ -12,7 +12,7 @@ from numerics.paper_report.formulas import as_html, breakable, number
 from numerics.paper_report.records import Report, rerun
 
 KINDS = {
-    "false": "False as stated",
+    "false": "False as stated, or contradicted by what was measured",
     "loose": "True, but loose",
     "sharpened": "Sharpened here",
     "undecided": "Not decided by what was measured",
@@ -21,7 +21,7 @@ KINDS = {
 VERDICTS = {
     "fails": "a row does not hold",
     "incomplete": "a leg is missing",
-    "false": "false as stated",
+    "false": "false or contradicted",
     "undecided": "not decided",
     "loose": "holds, but is loose",
     "sharpened": "holds, sharpened here",

@@ -11,6 +11,17 @@ from typing import Any
 
 from numerics.claims import FINDINGS, LEGS, Claim, Evidence, Paper, missing_legs, read_evidence, read_paper
 
+UNKNOWN: dict[str, Any] = {
+    "status": "finished",
+    "finished": "",
+    "seconds": None,
+    "versions": {},
+    "outcomes": {},
+    "failed": [],
+    "skipped": [],
+}
+"""How a run went of which nothing is recorded."""
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -121,9 +132,9 @@ class Report:
     def problems(self) -> list[str]:
         """Why not all of it can be relied on: interrupted, failed, missing; empty for a clean run."""
         out = []
-        if self.meta.get("status") == "interrupted":
+        if self.meta["status"] == "interrupted":
             out.append("The run was interrupted: what follows rests on the checks that had finished.")
-        for test in self.meta.get("failed", ()):
+        for test in self.meta["failed"]:
             out.append(f"Failed: {test['test']}: {test['reason']}")
         for paper in self.papers:
             for claim, legs in paper.missing.items():
@@ -151,7 +162,7 @@ def gather(papers: Sequence[Paper], rows: Sequence[Mapping[str, Any]], meta: Map
             )
             for letter, paper in sorted(by_letter.items())
         ),
-        meta,
+        {**UNKNOWN, **meta},
     )
 
 

@@ -30,13 +30,13 @@ PAPER = Paper(
         Claim(
             "critical-points",
             r"All critical points are global minima wherever the tangent kernel $DF\,DF^\top$ is positive definite and the cost convex: "
-            r"$|\nabla\ell|^2 \ge \lambda_{\min}(DF\,DF^\top)\,|\nabla c|^2$.",
+            r"$\|\nabla\ell\|^2 \ge \lambda_{\min}(DF\,DF^\top)\,\|\nabla c\|^2$.",
             "read",
         ),
         Claim(
             "step-lemma",
             r"A step $\eta_t \in (0, 2/\beta_t)$ obeys $\ell_{t+1} - \inf\ell \le (1 - \mu_t\eta_t(2 - \beta_t\eta_t))\,(\ell_t - \inf\ell)$ where "
-            r"$|\nabla\ell|^2 \ge 2\mu_t(\ell - \inf\ell)$. (That the paper's theorem is of this kind is recalled, not certain.)",
+            r"$\|\nabla\ell\|^2 \ge 2\mu_t(\ell - \inf\ell)$. (That the paper's theorem is of this kind is recalled, not certain.)",
             "derived",
         ),
         Claim(

@@ -86,6 +86,7 @@ def converged(given: Problem, lengths: dict[str, int], folder, evidence) -> None
         f"largest loss after {lengths[PROPORTIONAL]} proportional steps",
         1e-10,
         float(runs[PROPORTIONAL].losses[-1].max()),
+        figure=curves(runs),
     )
     # the order of the fixed step is 1/t, and that is attained: t * loss does not vanish
     last = lengths[FIXED]
@@ -104,7 +105,6 @@ def converged(given: Problem, lengths: dict[str, int], folder, evidence) -> None
             certified,
             float(observed.min()),
             sense="lower",
-            figure=curves(runs) if rule == POSTERIORI else None,
         )
 
 

@@ -92,7 +92,7 @@ def leave_verdicts(evidence, verdicts: list[Verdict], when: str) -> None:
         alike = [str(w) for w in verdicts if (w.claim, w.finding) == (v.claim, v.finding)]
         finding = v.finding if (v.claim, v.finding) not in told else ""
         told.add((v.claim, v.finding))
-        what = "not what is claimed" if finding == "false" else "not decided"
+        what = "contradicted" if finding == "false" else "not decided"
         evidence(
             v.claim,
             "measured",
@@ -100,7 +100,7 @@ def leave_verdicts(evidence, verdicts: list[Verdict], when: str) -> None:
             f"[{low:.3g}, {high:.3g}]",
             v.interval.mean,
             finding=finding,
-            note=f"{when.capitalize()} {what} (mean differences of logarithms over {v.interval.trials} paired trials): {'; '.join(alike)}."
+            note=f"{when.capitalize()} this is {what} (mean differences of logarithms over {v.interval.trials} paired trials): {'; '.join(alike)}."
             if finding
             else f"{v.says.capitalize()} (claimed: {WANTED[v.question]}), {v.interval.trials} paired trials.",
         )
@@ -148,7 +148,7 @@ def leave_order(evidence, claim: str, found: Study, question: str, when: str) ->
         finding="" if agree == of else "false",
         note=""
         if agree == of
-        else f"{question} {when}: {of - agree} of {of} trials have the other order, so it is not always so.",
+        else f"Not always: {question} {when} has the other order in {of - agree} of {of} trials.",
     )
 
 

@@ -172,7 +172,7 @@ def test_published_constants_and_those_that_are_derived(evidence) -> None:
     probability, *gradients = improvements()
     for item in (probability, *gradients):
         assert all(step.verify() for step in item.steps)
-        published, derived = (sympy.latex(sympy.simplify(x)) for x in (item.published, item.derived))
+        published, derived = (sympy.latex(x) for x in (item.published, item.derived))
         where = (r" with $u = L\alpha^2$", "") if item is probability else (", an equality", r" as $\alpha \to 0$")
         note = f"${published}$ (recalled) becomes ${derived}${where[0]}: better by the factor {float(item.gain):.3g}{where[1]}."
         better = item.gain > 1
