@@ -57,7 +57,8 @@ def expression(activation: str | Expr) -> Expr:
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[activation]
-    phi = sympy.sympify(activation)
+    # floats as the rational numbers they are: what is derived is exact
+    phi = sympy.nsimplify(activation, rational=True)
     if others := phi.free_symbols - {z}:
         raise ValueError(f"the activation {phi} has the symbols {others} besides z: give numbers for them")
     return phi
@@ -301,7 +302,9 @@ def second_moment(phi: str | Expr) -> Expr | None:
 def _function(form: Expr) -> Callable[..., Array]:
     """A closed form as a NumPy function of `a, b, c`; rounding beyond `c^2 = a b` is cut off."""
     functions = {"sqrt": lambda x: np.sqrt(np.maximum(x, 0)), "asin": lambda x: np.arcsin(np.clip(x, -1, 1))}
-    return sympy.lambdify((a, b, c), form, modules=[functions, "numpy"])
+    call = sympy.lambdify((a, b, c), form, modules=[functions, "numpy"])
+    # a sine of a shifted argument comes as a sum of conjugate exponentials
+    return lambda *law: np.real(call(*law))
 
 
 @cache
