@@ -515,8 +515,11 @@ def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
     return f"\\begingroup\\small\n{table}\n\\endgroup"
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """Any rows with equal keys; the first column takes what width is left."""
+def rows_table(rows: Sequence[Mapping[str, Any]], caption: str, first: float | None = None) -> str:
+    """Any rows with equal keys, SymPy expressions as formulas. The caption is LaTeX already.
+
+    `first` is the first column's share of the width, the others divide the rest; without it they are narrow and it takes what is left.
+    """
     if not rows:
         return ""
     head = [escape(key) for key in rows[0]]
@@ -530,11 +533,15 @@ def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
                 cells.append("yes" if value else r"\textbf{no}")
             elif isinstance(value, int | float):
                 cells.append(f"${_number(value)}$")
+            elif isinstance(value, Expr):
+                cells.append(f"${expression(value)}$")
             else:
                 cells.append(escape(str(value)))
         lines.append(" & ".join(cells) + r" \\")
-    width = 0.62 if len(head) <= 5 else 0.12
-    share = min(0.16, 0.85 * (1 - width) / max(1, len(head) - 1))
+    width = first or (0.62 if len(head) <= 5 else 0.12)
+    share = 0.85 * (1 - width) / max(1, len(head) - 1)
+    if first is None:
+        share = min(0.16, share)
     columns = _P % f"{width}" + "".join(_P % f"{share:.3f}" for _ in head[1:])
     return f"\\begingroup\\footnotesize\n{_longtable(columns, head, lines, caption)}\n\\endgroup"
 

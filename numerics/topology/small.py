@@ -87,3 +87,8 @@ def wells(features: int, l2: Rational = L2, reach: float = 5.0) -> SmallLoss:
     axes = [tuple(Integer(int(i == j)) for j in range(features)) for i in range(features)]
     inputs = tuple(tuple(sign * v for v in axis) for axis in axes for sign in (1, -1))
     return SmallLoss("affine(1), silu", "squared_error", l2, reach, inputs, (Integer(2),) * len(inputs))
+
+
+def all_losses() -> tuple[SmallLoss, ...]:
+    """`small_losses`, a loss of two parameters with a maximum, and the losses of three parameters."""
+    return (*small_losses(), wells(2), *three_parameter_losses())
