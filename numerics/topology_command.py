@@ -39,6 +39,9 @@ TITLES = {
     "shallow": f"Deep against shallow: widest network of at most {BUDGET} parameters",
 }
 
+FACTORS = (
+    "Critical points, and Betti numbers of a sublevel set under L2: at most the product of base to the exponent (%s)."
+)
 KEYS = {"Small losses: bound beside truth": "small", **{title: key for key, title in TITLES.items()}}
 """Keys of the tables in `results.json`."""
 
@@ -65,6 +68,11 @@ def format_rows(reading: Reading) -> list[dict[str, Any]]:
         cells = [f"2^{count.log2:.6g}" if known else count.expression for count in counts]
         rows.append({"quantity": f"{counts[0].quantity}, at most", "tight": cells[0], "generic rules": cells[1]})
     return rows
+
+
+def factors(reading: Reading, generic: bool) -> list[dict[str, Any]]:
+    """The bound on critical points factor by factor: it is the product of `base^exponent`."""
+    return [{"base": b, "exponent": e} for b, e in reading.critical_points(generic=generic).factors]
 
 
 def measured_row(found: Measured) -> dict[str, Any]:
@@ -149,7 +157,7 @@ def command(
     reading.verify()
     stderr, stdout = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 160)
     title = f"{describe(reading.network)}; {loss}{' + L2' if l2 else ''}"
-    tables = {title: format_rows(reading)}
+    tables: dict[str, list[dict[str, Any]]] = {title: format_rows(reading)}
     measured = []
     if small:
         with stderr.status("certifying critical points"):
@@ -165,18 +173,15 @@ def command(
         stdout.print(f"proven: {step.claim}", highlight=False, soft_wrap=True)
     if out is not None:
         written = ["results.json", "tables.tex"]
-        record = {"network": title, **{KEYS.get(name, name): rows for name, rows in tables.items()}}
+        record: dict[str, Any] = {"network": title, **{KEYS.get(name, name): rows for name, rows in tables.items()}}
         record["format"] = [{key: str(cell) for key, cell in row.items()} for row in record.pop(title)]
         write_atomically(out / "results.json", to_json(record) + "\n")
-        format_rows_, *others = tables.values()
-        counts = [reading.critical_points(generic=generic) for generic in (False, True)]
+        format_table, *others = tables.items()
+        calculi = enumerate(("tight", "generic rules"))
         bodies = [
-            latex.rows_table(format_rows_[:-2], f"{latex.code(title)}.", first=0.2),
-            *(latex.count(count, words) for count, words in zip(counts, ("tight", "generic rules"), strict=True)),
-            *(
-                latex.rows_table(rows, f"{latex.escape(name)}.")
-                for name, rows in zip(list(tables)[1:], others, strict=True)
-            ),
+            latex.rows_table(format_table[1][:-2], f"{latex.code(title)}.", first=0.2),
+            *(latex.rows_table(factors(reading, bool(i)), FACTORS % words, first=0.6) for i, words in calculi),
+            *(latex.rows_table(rows, f"{latex.escape(name)}.") for name, rows in others),
         ]
         write_atomically(out / "tables.tex", latex.document("depthbound topology", *bodies))
         if grown:
