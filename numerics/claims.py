@@ -17,8 +17,9 @@ SOURCES = {
 }
 """How sure it is that the source states the claim."""
 
-FINDINGS = ("false", "loose", "sharpened")
-"""What stands at the top of the report: the statement fails as written, holds with a better constant, or is improved by a derivation of ours."""
+FINDINGS = ("false", "loose", "sharpened", "undecided")
+"""What stands at the top of the report: the statement fails as written, holds with a better constant, is improved by a derivation of ours, or is not decided by
+what was measured (the interval over seeds holds both answers)."""
 
 
 @dataclass(frozen=True, slots=True)

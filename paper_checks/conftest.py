@@ -1,6 +1,7 @@
-"""One torch thread, and the report table: every check leaves rows through the fixture `leave`, printed at the end."""
+"""One torch thread, and the report table: every check leaves rows through the fixture `evidence`, printed at the end."""
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,6 @@ from numerics.plots import save
 from numerics.report import write_results
 
 torch.set_num_threads(1)
-KEYS = ("claim", "leg", "bound", "measured", "tightness", "verdict")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,40 +25,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture()
-def leave(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """`leave(claim, leg, bound, measured)`: one row of the report; an upper bound, or a lower one with `lower=True`."""
-
-    def row(claim: str, leg: str, bound: object, measured: object = None, *, lower: bool = False) -> None:
-        holds, tightness = True, None
-        if isinstance(bound, float | int) and isinstance(measured, float | int):
-            low, high = (bound, measured) if lower else (measured, bound)
-            tightness = low / high if high else None
-            holds = low <= high * (1 + 1e-9)
-        verdict = "holds" if holds else "FAILS"
-        record_property(
-            "paper_check", dict(zip(KEYS, (claim, leg, str(bound), measured, tightness, verdict), strict=True))
-        )
-        assert holds, f"{claim} ({leg}): {measured} against {bound}"
-
-    return row
-
-
-@pytest.fixture()
 def evidence(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., Evidence]:
     """`evidence(claim, leg, what, bound, measured=None, sense="upper", ...)`: one row of the report, asserted.
 
-    `claim` is a key of the `PAPER` that the check's package declares; the other arguments are those of `numerics.claims.Evidence`. A matplotlib `figure`
-    is drawn into the report's folder, when there is one (`--report`).
+    `claim` is a key of the `PAPER` that the check's package declares; the other arguments are those of `numerics.claims.Evidence`. A `figure`
+    (matplotlib's, or a function that draws to the path it is given) is drawn into the report's folder, when there is one (`--report`).
     """
     paper: Paper = importlib.import_module(request.module.__package__).PAPER
+    drawn: list[str] = []
 
     def row(claim: str, leg: str, what: str, bound: object, measured: object = None, **more: object) -> Evidence:
-        figure = more.pop("figure", None)
-        name = ""
-        if isinstance(figure, Figure):
-            name = f"{paper.letter}-{claim}-{leg}"
+        figure, name = more.pop("figure", None), ""
+        if figure is not None:
+            stem = "-".join(
+                (paper.letter, claim, re.sub(r"\W+", "-", request.node.name).strip("-"), str(len(drawn) + 1))
+            )
+            drawn.append(name := stem)
             if folder := request.config.getoption("--report"):
-                save(figure, Path(folder) / "figures" / name)
+                draw(figure, Path(folder) / "figures" / name)
         found = Evidence(
             paper.letter,
             paper.claim(claim).key,
@@ -77,11 +61,21 @@ def evidence(request: pytest.FixtureRequest, record_property: Callable[[str, obj
     return row
 
 
+def draw(figure: object, path: Path) -> None:
+    """A matplotlib figure, or a function that draws to a path, as PNG and PDF."""
+    if isinstance(figure, Figure):
+        save(figure, path)
+    elif callable(figure):
+        figure(path)
+    else:
+        raise ValueError(f"figure {path.name} is neither a matplotlib Figure nor a function of a path")
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
     reports = [
         r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, []) if hasattr(r, "user_properties")
     ]
-    rows = [value for report in reports for name, value in report.user_properties if name == "paper_check"]
+    rows = [value for report in reports for name, value in report.user_properties if name == "evidence"]
     if not rows:
         return
     terminalreporter.section("paper checks")
@@ -90,13 +84,9 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
             f"{row[k]:.4g}" if isinstance(row[k], float) else str(row[k]) for k in ("measured", "tightness")
         )
         terminalreporter.write_line(
-            f"{row['verdict']:6} {row['leg']:9} {row['claim']}: bound {row['bound'][:60]}; measured, tightness: {numbers}"
+            f"{row['paper']} {row['claim']} ({row['leg']}): {row['what']}: bound {str(row['bound'])[:60]}; measured, tightness: {numbers}"
         )
     folder = config.getoption("--report")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_results(
-            Path(folder) / "paper_checks.json",
-            {"papers": ["arXiv 2210.05371", "arXiv 2401.03824", "arXiv 2206.06929"]},
-            rows,
-        )
+        write_results(Path(folder) / "paper_checks.json", {}, rows)

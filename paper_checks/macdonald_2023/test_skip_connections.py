@@ -8,132 +8,291 @@ logits by the first block's input, batch norm in training mode.
 What is checked: the shortcut's exact singular values (derived); the verdicts of the protocol by paired differences (measured; on scikit-learn's digits, or
 on MNIST with `pytest paper_checks -k skip --data DIR`); and whether the order is the same in every trial (searched: a single trial of the other
 sign refutes "always"). No direction is asserted: what comes out is the verdict, and it is left as a row. The prediction from the initial states is
-written down before the first step.
+written down before the first step. By default five trials for the initial states and for the loss over 20 steps, and the singular values along the first steps
+of three; `pytest -m slow` runs the whole protocol.
 """
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pytest
 import sympy
 import torch
+from matplotlib.figure import Figure
 
+from numerics.plots import COLOURS, STYLE, panels
+from numerics.search import maximise
 from numerics.skips.blocks import fixed_spectrum
 from numerics.skips.networks import fixed_shortcut, resnet
 from numerics.skips.protocols import PROTOCOLS
-from numerics.skips.study import Plan, conduct
+from numerics.skips.runs import run
+from numerics.skips.study import Plan, Study, conduct, foresee, judge, predicted_rows
 from numerics.skips.verdict import summary
+from theory.catalogue import entry
 from theory.records import Shape
+from theory.spec import parse
+
+VALUES, TRAINING, SHORTCUT = "singular-values", "faster-training", "changed-shortcut"
+WANTED = {
+    "singular values": "larger",
+    "singular_values": "larger",
+    "loss": "faster",
+    "last loss": "lower",
+    "decrease": "faster",
+}
+"""What the claims say of the variant with more skips."""
+MORE = {("changed", "projection"): SHORTCUT}
+"""Pairs that speak of another claim than that of skips against none."""
 
 
-def study(folder, request, trials, steps):
+def plan_of(folder, request, **sizes) -> Plan:
     data = request.config.getoption("--data")
-    chosen = replace(PROTOCOLS["toy" if data else "digits"], trials=trials, steps=steps)
-    # threads, not processes: one torch thread each, and nothing is imported again
-    with ThreadPoolExecutor(2) as pool:
-        return conduct(Plan(chosen, 0, data, folder), pool)
+    return Plan(replace(PROTOCOLS["toy" if data else "digits"], **sizes), 0, data, folder)
 
 
-def leave_verdicts(found, leave) -> None:
+def conducted(plan: Plan) -> Study:
+    # one thread after another: initial states are drawn from torch's own generator, which threads share
+    with ThreadPoolExecutor(1) as pool:
+        return conduct(plan, pool)
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory, request) -> Plan:
+    """Five trials of which the prediction is written down."""
+    plan = plan_of(tmp_path_factory.mktemp("initial"), request, trials=5, steps=20)
+    foresee(plan)
+    return plan
+
+
+def leave_verdict(evidence, leg: str, question: str, first: str, second: str, interval, says: str, when: str) -> None:
+    """A row for one paired difference of logarithms, first less second, with its interval; a finding where it is not what the claim says."""
+    wanted = WANTED[question]
+    claim = MORE.get((first, second), TRAINING if question in ("loss", "last loss", "decrease") else VALUES)
+    finding = "" if says == wanted else "undecided" if says == "undecided" else "false"
+    low, high = interval.low, interval.high
+    assert low <= interval.mean <= high
+    name = question.replace("_", " ")
+    evidence(
+        claim,
+        leg,
+        f"{name} {when}: {first} less {second}, mean difference of logarithms",
+        f"[{low:.3g}, {high:.3g}]",
+        interval.mean,
+        finding=finding,
+        note=f"{name} {when}: {first} against {second} is {says} over {interval.trials} paired trials (the claim: {wanted}).",
+    )
+
+
+def leave_verdicts(found: Study, evidence, when: str) -> None:
     for d in found.differences:
-        low, high = d.interval.low, d.interval.high
-        leave(
-            f"{d.question}: {d.first} is {d.says} against {d.second} ({d.interval.trials} trials)",
-            "measured",
-            f"[{low:.3g}, {high:.3g}]",
-            d.interval.mean,
-        )
-        assert low <= d.interval.mean <= high
+        leave_verdict(evidence, "measured", d.question, d.first, d.second, d.interval, d.says, when)
     for t in found.together:
-        leave(
-            f"singular values and loss: {t.kind} correlation, {t.says}",
+        assert -1 <= t.value <= 1
+        evidence(
+            TRAINING,
             "measured",
+            f"{t.kind} correlation of singular values and loss {when}, all pairs and {t.trials} trials",
             f"[{t.low:.3g}, {t.high:.3g}]",
             t.value,
+            finding={"together": "", "against": "false"}.get(t.says, t.says),
+            note=f"{t.kind} correlation of singular values and loss {when}: {t.says} (the mechanism: they go together).",
         )
-        assert -1 <= t.value <= 1
-    assert {d.question for d in found.differences} == {"singular values", "loss", "last loss"}
 
 
-def test_skip_verdicts_of_the_toy_protocol(leave, tmp_path, request) -> None:
-    found = study(tmp_path, request, 3, 6)
-    leave_verdicts(found, leave)
-    # every trial by itself: does the order of the claim hold always?
+def trials_that_agree(found: Study, question: str) -> tuple[int, int]:
+    """Of how many trials the changed variant differs from the chain as the claim says."""
     (by_variant,) = found.results.values()
-    for question in ("singular values", "loss"):
-        gaps = [
-            summary(skip)[question] - summary(chain)[question]
-            for chain, skip in zip(by_variant["chain"], by_variant["changed"], strict=True)
-        ]
-        assert all(math.isfinite(gap) for gap in gaps)
-        agree = sum(gap > 0 for gap in gaps) if question == "singular values" else sum(gap < 0 for gap in gaps)
-        leave(
-            f"{question}: trials that agree with the claim (changed against chain)",
-            "searched",
-            f"of {len(gaps)}",
-            agree,
+    gaps = [
+        summary(skip)[question] - summary(chain)[question]
+        for chain, skip in zip(by_variant["chain"], by_variant["changed"], strict=True)
+    ]
+    assert all(np.isfinite(gap) for gap in gaps)
+    return sum(gap > 0 if WANTED[question] == "larger" else gap < 0 for gap in gaps), len(gaps)
+
+
+def leave_order(evidence, claim: str, found: Study, question: str, when: str) -> None:
+    """Is the order that of the claim in every single trial?"""
+    agree, of = trials_that_agree(found, question)
+    evidence(
+        claim,
+        "searched",
+        f"trials of {of} in which changed against chain is {WANTED[question]} in {question} {when}",
+        f"{of} would be always",
+        agree,
+        finding="" if agree == of else "false",
+        note=""
+        if agree == of
+        else f"{question} {when}: {of - agree} of {of} trials have the other order, so it is not always so.",
+    )
+
+
+def test_skip_prediction_from_the_initial_states_is_written_before_the_first_step(evidence, initial) -> None:
+    found = foresee(initial)
+    for pair in found.pairs:
+        if pair.quantity == "regularity":
+            continue  # |g|^2 / |q|^2, of the sign of the decrease
+        turned = found.pair(pair.quantity, pair.second, pair.first)
+        leave_verdict(
+            evidence,
+            "measured",
+            pair.quantity,
+            turned.first,
+            turned.second,
+            turned.log_ratio,
+            turned.statement,
+            "at the initial states",
         )
+    assert not (initial.out / "trials").exists()
+
+
+def test_skip_losses_over_the_first_twenty_steps(evidence, initial) -> None:
+    found = conducted(replace(initial, spectra=False))
+    written = (initial.out / "prediction.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns >= written for p in (initial.out / "trials").iterdir())
+    leave_verdicts(found, evidence, "over 20 steps")
+    leave_order(evidence, TRAINING, found, "loss", "over 20 steps")
+    leave_predictions(found, evidence)
+
+
+def leave_predictions(found: Study, evidence) -> None:
+    """Was the prediction right? Counted over the pairs in which both it and the outcome are decided."""
+    rows = predicted_rows(found)
+    for question in dict.fromkeys(row["question"] for row in rows):
+        decided = [row["agree"] for row in rows if row["question"] == question and row["agree"] is not None]
+        right = sum(decided)
+        finding = "undecided" if not decided else "" if right == len(decided) else "false"
+        evidence(
+            TRAINING,
+            "measured",
+            f"{question}: pairs predicted right from the initial states, of those that are decided",
+            f"of {len(decided)}",
+            right,
+            finding=finding,
+            note=f"{question}: of {len(decided)} pairs decided both ways the prediction from the initial states is right in {right}."
+            if finding
+            else "",
+        )
+
+
+def test_skip_singular_values_along_the_first_steps(evidence, tmp_path, request) -> None:
+    plan = plan_of(tmp_path, request, trials=3, steps=3)
+    variants: dict[str, list] = {"chain": [], "changed": []}
+    for task in plan.tasks:
+        if task.variant in variants:
+            variants[task.variant].append(run(task))
+    found = judge(None, {plan.protocol.learning_rates[0]: variants})
+    for d in found.differences:
+        if d.question == "singular values":
+            leave_verdict(
+                evidence, "measured", d.question, d.first, d.second, d.interval, d.says, "over the first 3 steps"
+            )
+    leave_order(evidence, VALUES, found, "singular values", "over the first 3 steps")
 
 
 @pytest.mark.slow
-def test_skip_verdicts_of_the_whole_toy_protocol(leave, tmp_path, request) -> None:
-    leave_verdicts(study(tmp_path, request, 10, 30), leave)
+def test_skip_verdicts_of_the_whole_toy_protocol(evidence, tmp_path, request) -> None:
+    found = conducted(plan_of(tmp_path, request, trials=10, steps=30))
+    leave_verdicts(found, evidence, "in the whole protocol")
+    for claim, question in ((VALUES, "singular values"), (TRAINING, "loss")):
+        leave_order(evidence, claim, found, question, "in the whole protocol")
+    leave_predictions(found, evidence)
 
 
-def test_skip_prediction_is_written_before_the_first_step(leave, tmp_path, request) -> None:
-    found = study(tmp_path, request, 3, 1)
-    assert found.prediction is not None
-    for pair in found.prediction.pairs:
-        low, high = pair.log_ratio.low, pair.log_ratio.high
-        leave(
-            f"predicted {pair.quantity}: {pair.first} {pair.statement} than {pair.second}",
-            "derived",
-            f"[{low:.3g}, {high:.3g}]",
-            pair.log_ratio.mean,
+def test_skip_first_order_decrease_and_least_singular_value_are_derived(evidence) -> None:
+    eta, gradient, curvature = sympy.symbols("eta g q", positive=True)
+    after = -eta * gradient**2 + eta**2 * curvature / 2
+    assert sympy.diff(after, eta).subs(eta, 0) == -(gradient**2)
+    evidence(
+        TRAINING,
+        "derived",
+        "first-order decrease of the loss by a step eta, from the initial state",
+        "eta*|grad ell|^2",
+    )
+    chain, residual = (
+        entry(parse(text), "everywhere").bounds.input_jacobian_sigma_min.expression
+        for text in (
+            "chain(tanh, affine(d, weight_norm=frobenius), scale(c))",
+            "residual(tanh, affine(d, weight_norm=frobenius), scale(c))",
         )
-    written = (tmp_path / "prediction.json").stat().st_mtime_ns
-    assert all(p.stat().st_mtime_ns >= written for p in (tmp_path / "trials").iterdir())
+    )
+    assert chain == 0
+    assert residual.subs(sympy.Symbol("c", positive=True), sympy.Rational(1, 4)) == sympy.Rational(3, 4)
+    evidence(VALUES, "derived", "least singular value of a residual block's input Jacobian, at least", residual)
+    evidence(VALUES, "derived", "the same block without its skip", chain)
 
 
-def test_skip_shortcut_is_a_partial_isometry_and_neither_injective_nor_onto(leave) -> None:
+def test_skip_shortcut_is_a_partial_isometry_and_neither_injective_nor_onto(evidence) -> None:
     exact = fixed_spectrum(
         fixed_shortcut(3, 7, 8), Shape(sympy.Integer(5), sympy.Integer(1), (sympy.Integer(12), sympy.Integer(12)))
     )
-    leave("pad(3 AvgPool_3): singular values 0 and 1 only", "derived", str(exact))
     assert not exact.injective
     assert not exact.onto
-    x = torch.randn(1, 5, 12, 12, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(
-        lambda v: torch.nn.functional.pad(3 * torch.nn.functional.avg_pool2d(v, 3), (0, 0, 0, 0, 7, 8)), x
+    evidence(
+        SHORTCUT,
+        "derived",
+        "singular values of pad(3 AvgPool_3)",
+        str(exact),
+        finding="loose",
+        note="The added shortcut is a partial isometry (singular values 0 and 1 only), neither injective nor onto: by itself it lifts no least singular value.",
     )
+
+    def shortcut(v: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(3 * torch.nn.functional.avg_pool2d(v, 3), (0, 0, 0, 0, 7, 8))
+
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 5, 12, 12, dtype=torch.float64, generator=source)
+    jacobian = torch.autograd.functional.jacobian(shortcut, x)
     values = torch.linalg.svdvals(jacobian.reshape(20 * 16, -1))
-    assert bool(((values - values.round()).abs() < 1e-12).all())
     assert float(values.max()) == pytest.approx(1)
-    leave(
-        "its singular values: largest distance from 0 and 1",
+    evidence(
+        SHORTCUT,
         "measured",
+        "pad(3 AvgPool_3): largest distance of a singular value from 0 and 1",
         1e-12,
         float((values - values.round()).abs().max()),
     )
 
+    def gain(v: torch.Tensor) -> torch.Tensor:
+        return shortcut(v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+
+    start = torch.randn(8, 5, 12, 12, dtype=torch.float64, generator=source)
+    found = maximise(gain, [start], None, 100, 0.1, source).best
+    evidence(SHORTCUT, "searched", "|S x| / |x|, largest found", 1.0, found)
+    assert found > 0.99  # attained
+
 
 @pytest.mark.parametrize(("depth", "count"), [(18, 3), (34, 3), (50, 4), (101, 4), (152, 4)])
-def test_skip_changed_shortcut_touches_few_shortcuts(depth: int, count: int, leave) -> None:
-    assert resnet(depth, "changed").changed_shortcuts == count
-    leave(f"ResNet-{depth}: shortcuts that change", "derived", count, count)
+def test_skip_changed_shortcut_touches_few_shortcuts(depth: int, count: int, evidence) -> None:
+    changed = resnet(depth, "changed").changed_shortcuts
+    evidence(SHORTCUT, "derived", f"ResNet-{depth}: shortcuts that change", count, changed, sense="equal")
 
 
-def test_skip_identity_plus_a_random_matrix_lifts_its_singular_values(leave) -> None:
+def test_skip_identity_plus_a_random_matrix_lifts_its_singular_values(evidence) -> None:
     source = np.random.default_rng(0)
     lifted = []
     for _ in range(5):
         matrix = source.uniform(-1, 1, (500, 500)) / np.sqrt(500)
-        lifted.append(
-            np.linalg.svd(np.eye(500) + matrix, compute_uv=False).mean()
-            / np.linalg.svd(matrix, compute_uv=False).mean()
-        )
-    leave(
-        "mean singular value of I + A / of A (500 x 500), least of 5", "measured", 1.0, float(min(lifted)), lower=True
+        plain, skipped = (np.linalg.svd(a, compute_uv=False) for a in (matrix, np.eye(500) + matrix))
+        lifted.append(skipped.mean() / plain.mean())
+    evidence(
+        VALUES,
+        "measured",
+        "mean singular value of I + A / of A (500 x 500), least of 5",
+        1.0,
+        float(min(lifted)),
+        sense="lower",
+        figure=histogram(plain, skipped),
     )
+
+
+def histogram(plain: np.ndarray, skipped: np.ndarray) -> Figure:
+    """Singular values of a random matrix with and without the identity added."""
+    with matplotlib.rc_context(STYLE):
+        figure, (axis,) = panels(1, width=4.6, height=2.8)
+        for number, (values, name) in enumerate(((plain, "A"), (skipped, "I + A"))):
+            axis.hist(values, 40, color=COLOURS[number], alpha=0.5, label=f"${name}$")
+        axis.set(xlabel="singular value", ylabel="count of 500")
+        axis.legend()
+    return figure
