@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from numerics import device as devices
-from numerics import scaling_figures as figures
 from numerics.report import rows_table, write_atomically, write_results
-from numerics.scaling_study import STAGES, Stage, sizes
+from numerics.scaling import figures
+from numerics.scaling.study import STAGES, Stage, sizes
 from theory import latex
 
 INTERRUPTED = 130

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from numerics import cli, scaling_command
-from numerics.scaling_study import QUICK, Estimate, Sizes, Stage, Verdict, _near, settings, sizes
+from numerics.scaling.study import QUICK, Estimate, Sizes, Stage, Verdict, _near, settings, sizes
 
 SMALL = replace(
     QUICK,

@@ -12,24 +12,12 @@ import torch
 from torch import Tensor
 
 from numerics.device import DTYPE, generator
-from numerics.processes import published_covariance_error
-from numerics.scaling import (
-    Estimate,
-    Mean,
-    critical_beta,
-    ensemble,
-    heat_map,
-    iid_layers,
-    linear_response,
-    log_change,
-    log_growth,
-    ode_errors,
-    rate,
-    sde_errors,
-    slope,
-    smooth_layers,
-    sphere,
-)
+from numerics.scaling.change import heat_map, linear_response, log_change
+from numerics.scaling.convergence import ode_errors, sde_errors
+from numerics.scaling.estimates import Estimate, Mean, critical_beta, rate, slope
+from numerics.scaling.moments import ensemble, log_growth
+from numerics.scaling.processes import published_covariance_error
+from numerics.scaling.weights import iid_layers, smooth_layers, sphere
 from theory.depth_scaling import improvements, log_normal, regimes, tie
 from theory.network import Network
 from theory.propagation import alpha, propagate, res1, res3
