@@ -16,17 +16,10 @@ import torch
 from torch import nn
 
 from benchmarks.resnet18 import resnet18
+from numerics.density import Estimate, mean_singular_value, spectral_density
 from numerics.device import choose, describe, generator, synchronise
-from numerics.spectra import (
-    Estimate,
-    Products,
-    extreme_singular_values,
-    jacobian_products,
-    jacobian_singular_values,
-    mean_singular_value,
-    miss_probability,
-    spectral_density,
-)
+from numerics.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
+from numerics.spectra import jacobian_singular_values
 
 
 def peak(device: torch.device) -> str:

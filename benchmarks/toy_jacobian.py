@@ -15,72 +15,34 @@ import time
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from numerics.device import DTYPE, choose, describe, synchronise
+from numerics.device import DTYPE, choose, describe, generator, synchronise
+from numerics.skips.modules import Described, as_module
+from numerics.skips.networks import VARIANTS, toy
 from numerics.spectra import jacobian_singular_values, singular_values_of_states
 
-VARIANTS = ("chain", "projection", "changed")
 
+class Rest(nn.Module):
+    """The network from Block1's input on, as a module of its own."""
 
-class Block1(nn.Module):
-    """BN-ReLU-Conv-BN-ReLU-Conv, with the identity skip unless the variant is the chain."""
-
-    def __init__(self, skip: bool) -> None:
+    def __init__(self, module: Described) -> None:
         super().__init__()
-        self.bn1, self.bn2 = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
-        self.conv1, self.conv2 = nn.Conv2d(5, 5, 5, padding=2), nn.Conv2d(5, 5, 5, padding=2)
-        self.skip = skip
+        self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
-        return inner + x if self.skip else inner
+        return self.module.part(x, 1)
 
 
-class Block2(nn.Module):
-    """5 x 12 x 12 -> 20 x 4 x 4; with a 1 x 1 convolution of stride 3 beside it, or with that and a padded average pool."""
-
-    def __init__(self, variant: str) -> None:
-        super().__init__()
-        self.bn1, self.bn2 = nn.BatchNorm2d(5), nn.BatchNorm2d(20)
-        self.conv1, self.conv2 = nn.Conv2d(5, 20, 3, stride=2, padding=1), nn.Conv2d(20, 20, 3)
-        self.projection = nn.Conv2d(5, 20, 1, stride=3)
-        self.variant = variant
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x))
-        result = self.conv2(F.relu(self.bn2(self.conv1(out))))
-        if self.variant != "chain":
-            result = result + self.projection(out)
-        if self.variant == "changed":
-            result = result + F.pad(3 * F.avg_pool2d(out, 3), (0, 0, 0, 0, 7, 8))
-        return result
-
-
-class Toy(nn.Module):
-    """The whole network: `stem` to 5 x 12 x 12, then `rest` to the logits. All variants have the same parameters."""
-
-    def __init__(self, variant: str) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 5, 5), nn.AvgPool2d(2))
-        head = [nn.Flatten(), nn.BatchNorm1d(320), nn.ReLU(), nn.Linear(320, 10)]
-        self.rest = nn.Sequential(Block1(variant != "chain"), Block2(variant), *head)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.rest(self.stem(images))
-        return logits
-
-
-def drawn(variant: str, networks: int, device: torch.device) -> tuple[Toy, list[dict[str, Tensor]], Tensor]:
-    """An architecture, `networks` initial states of its rest, and the inputs of Block1 of each, `(networks, 32, 5, 12, 12)`."""
-    toys, inputs = [], []
-    for seed in range(networks):
-        torch.manual_seed(seed)
-        toys.append(Toy(variant).to(device, DTYPE))
-        with torch.no_grad():
-            inputs.append(toys[-1].stem(torch.rand(32, 1, 28, 28).to(device, DTYPE)))
-    return toys[0], [toy.rest.state_dict() for toy in toys], torch.stack(inputs)
+def drawn(variant: str, networks: int, device: torch.device) -> tuple[Rest, list[dict[str, Tensor]], Tensor]:
+    """An architecture, `networks` initial states of it, and the inputs of Block1 of each, `(networks, 32, 5, 12, 12)`."""
+    net = toy(variant)
+    modules = [as_module(net.network, net.image, seed=s, dtype=DTYPE, device=device) for s in range(networks)]
+    images = torch.rand(networks, 32, *net.image, generator=generator(0), dtype=DTYPE).to(device)
+    with torch.no_grad():
+        inputs = torch.stack([m.part(x, 0, 1) for m, x in zip(modules, images, strict=True)])
+    rests = [Rest(module) for module in modules]
+    return rests[0], [rest.state_dict() for rest in rests], inputs
 
 
 def published(module: nn.Module, x: Tensor) -> Tensor:
@@ -129,18 +91,18 @@ def main() -> None:
     device = choose(given.device)
     print(describe(device))
     for variant in VARIANTS:
-        toy, _, inputs = drawn(variant, 1, device)
+        rest, _, inputs = drawn(variant, 1, device)
         compared(
             f"{variant}, one",
-            lambda: jacobian_singular_values(toy.rest, inputs[0]),  # noqa: B023
-            lambda: published(toy.rest, inputs[0]),  # noqa: B023
+            lambda: jacobian_singular_values(rest, inputs[0]),  # noqa: B023
+            lambda: published(rest, inputs[0]),  # noqa: B023
             given.repetitions,
         )
-    toy, states, inputs = drawn("changed", given.networks, device)
+    rest, states, inputs = drawn("changed", given.networks, device)
     compared(
         f"changed, {given.networks} networks",
-        lambda: singular_values_of_states(toy.rest, states, inputs),
-        lambda: published_of_states(toy.rest, states, inputs),
+        lambda: singular_values_of_states(rest, states, inputs),
+        lambda: published_of_states(rest, states, inputs),
         1,
     )
 

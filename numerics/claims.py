@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 LEGS = ("derived", "measured", "searched")
 """The three legs of a check: our machinery yields the statement, sampled networks obey it, a search finds no counterexample."""
@@ -139,3 +140,27 @@ def missing_legs(paper: Paper, evidence: Iterable[Evidence]) -> dict[str, tuple[
         for claim in paper.claims
     }
     return {key: legs for key, legs in gaps.items() if legs}
+
+
+def read_paper(record: Mapping[str, Any]) -> Paper:
+    """A paper from its record as JSON holds it (`dataclasses.asdict`); keys that are no fields are passed over."""
+    claims = tuple(Claim(**claim) for claim in record["claims"])
+    return Paper(**{**_own(Paper, record), "claims": claims})
+
+
+def read_evidence(record: Mapping[str, Any]) -> Evidence:
+    """A row from its record as strict JSON holds it (`numerics.report.plain`): `"oo"` is infinite where it was measured; a row that does not hold and
+    has lost its number had NaN."""
+    own = _own(Evidence, record)
+    measured = own.get("measured")
+    if isinstance(measured, str):
+        own["measured"] = math.inf if measured == "oo" else -math.inf
+    elif measured is None and not record.get("holds", True):
+        own["measured"] = math.nan
+    if own.get("measured") is not None and own["bound"] in ("oo", "-oo"):
+        own["bound"] = math.inf if own["bound"] == "oo" else -math.inf
+    return Evidence(**own)
+
+
+def _own(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: record[f.name] for f in fields(kind) if f.name in record}

@@ -40,6 +40,11 @@ LAZY: dict[str, Lazy] = {
         "app",
         "Pfaffian format of the loss, bounds on critical points and Betti numbers, small losses measured.",
     ),
+    "report": Lazy(
+        "numerics.report_command",
+        "app",
+        "Run the checks of the papers: one page of every claim, its evidence and verdict.",
+    ),
     "skips": Lazy(
         "numerics.skips_command",
         "app",

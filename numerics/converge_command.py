@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from numerics.exhibit import exhibits
 from numerics.preparation import random_features, whitened
 from numerics.query import network_from
 from numerics.realise import realise
-from numerics.report import certificate_table, hypotheses_table, rows_table, write_atomically
+from numerics.report import INTERRUPTED, certificate_table, hypotheses_table, rows_table, write_atomically
 from theory import latex
 from theory.costs import CrossEntropy, SquaredError
 from theory.records import Shape
@@ -41,9 +42,6 @@ from theory.sharpening import Stage
 from theory.spec import describe, parse
 
 COSTS = {"cross-entropy": CrossEntropy.name, "squared-error": SquaredError.name}
-INTERRUPTED = 130
-STATED_START = 2.302585092994046
-"""The loss from which certified steps are counted: `log 10`, that of ten equal logits."""
 
 
 def prepared(data: str, samples: int, seed: int, features: int | None, whiten: float) -> Data:
@@ -178,7 +176,7 @@ def command(
     except KeyboardInterrupt:
         stderr.print(f"depthbound: interrupted; what was done is in {out}, the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
-    stages = sharpened(problem, STATED_START)
+    stages = sharpened(problem, math.log(problem.data.classes))
     write_atomically(out / "results.json", record(problem, outcomes, stages, "complete"))
     title = f"{text}; {data}, N = {samples}, {starts} starts of norm 1e-3 to 1e3"
     name = "cross-entropy (nats)" if COSTS[cost] == CrossEntropy.name else "squared error"

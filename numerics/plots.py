@@ -86,7 +86,7 @@ def panels(count: int, width: float = 3.0, height: float = 2.6) -> tuple[Figure,
     return figure, axes[: max(1, count)]
 
 
-def _depth_axis(axis: Axes, depths: Iterable[float]) -> None:
+def depth_axis(axis: Axes, depths: Iterable[float]) -> None:
     """A logarithmic axis of depths, ticked at the depths that occur."""
     ticks = sorted({float(x) for x in depths})
     axis.set_xscale("log", base=2)
@@ -150,7 +150,7 @@ def _tightness_panel(axis: Axes, quantity: str, depths: Sequence[float], missing
     axis.annotate("attained", (1.0, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
     axis.set_ylabel("tightness")
     if depths:
-        _depth_axis(axis, depths)
+        depth_axis(axis, depths)
     if missing:
         text = "no finite, non-zero bound:\n" + "\n".join(missing)
         axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=6.5, color="#555555", va="bottom")

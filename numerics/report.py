@@ -24,6 +24,9 @@ from theory.summary import ComposedRow, grouped
 COMPARISON = ("network", "depth", "quantity", "sense", "bound", "measured", "tightness", "holds")
 """Keys of a row of `comparison_table`."""
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended (128 + SIGINT)."""
+
 NOTATION = (
     "J = |D_X f|, D = |D_theta f|; XX, XT, TT: norms of the second derivatives (upper bounds); s = sigma_min(D_X f), "
     "k = lambda_min(D_theta f D_theta f^T) (lower bounds); * attained"

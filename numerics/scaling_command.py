@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from numerics import device as devices
-from numerics.report import rows_table, write_atomically, write_results
+from numerics.report import INTERRUPTED, rows_table, write_atomically, write_results
 from numerics.scaling import figures
 from numerics.scaling.sizes import FULL, sizes
 from numerics.scaling.study import STAGES, Stage, training
 from theory import latex
 
-INTERRUPTED = 130
 TITLES = {
     "derived": "Derived: laws, limits, and published constants beside ours",
     "moments": "Second moments in depth, 12 settings, activations and gradients",

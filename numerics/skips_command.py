@@ -13,13 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from numerics import device as devices
 from numerics.executors import executor
-from numerics.report import rows_table, write_atomically
+from numerics.report import INTERRUPTED, rows_table, write_atomically
 from numerics.skips.protocols import PROTOCOLS
 from numerics.skips.runs import PRECISIONS, images_of
 from numerics.skips.study import Plan, conduct, tables, write
 from theory import latex
-
-INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False)
 

@@ -179,9 +179,9 @@ def command(
         format_table, *others = tables.items()
         calculi = enumerate(("tight", "generic rules"))
         bodies = [
-            latex.rows_table(format_table[1][:-2], f"{latex.code(title)}.", first=0.2),
-            *(latex.rows_table(factors(reading, bool(i)), FACTORS % words, first=0.6) for i, words in calculi),
-            *(latex.rows_table(rows, f"{latex.escape(name)}.") for name, rows in others),
+            latex.rows_table(format_table[1][:-2], f"{title}."),
+            *(latex.rows_table(factors(reading, bool(i)), FACTORS % words) for i, words in calculi),
+            *(latex.rows_table(rows, f"{name}.") for name, rows in others),
         ]
         write_atomically(out / "tables.tex", latex.document("depthbound topology", *bodies))
         if grown:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +24,9 @@ from numerics import device as devices
 from numerics import family, plots
 from numerics.compare import Comparison
 from numerics.datasets import Data, check_full_column_rank, digits
+from numerics.executors import executor
 from numerics.family import Bounds, Configuration, configurations, derive_bounds
-from numerics.report import write_atomically, write_results
+from numerics.report import INTERRUPTED, write_atomically, write_results
 from numerics.study import QUICK, Budget, Outcome, Task, study
 from numerics.tightness import TightnessTask, tightness
 from theory import latex, symbols
@@ -42,7 +40,6 @@ SYMBOLIC = (
     "affine(m), repeat(L, residual(batch_norm(), tanh, affine(m, weight_norm=frobenius), scale(c*sqrt(eps)/L))), crop(K)",
 )
 """Networks of the table of composed bounds in symbolic depth."""
-INTERRUPTED = 130
 
 
 @dataclass
@@ -78,17 +75,6 @@ def composed_tables(specs: tuple[str, ...]) -> str:
     """LaTeX of the composed bounds in symbolic depth, with their limits."""
     found = [landscape(parse(spec), symbols.d) for spec in specs]
     return latex.composed_table(found)
-
-
-def _quiet() -> None:
-    """Workers leave Ctrl-C to the parent, which keeps what is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def workers(device: torch.device) -> int:
-    """One process a core up to four on the CPU; a CUDA device is fed by one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(4, cores) if device.type == "cpu" else 1
 
 
 def prepare(folder: Path) -> None:
@@ -145,9 +131,10 @@ def run(plan: Plan, console: Console) -> Collected:
         transient=not console.is_terminal,
     )
     members = configurations(plan.depths, plan.data.classes)
-    pool = ProcessPoolExecutor(workers(plan.device), mp_context=get_context("spawn"), initializer=_quiet)
+    # a CUDA device is fed by one process
+    where = "local" if plan.device.type == "cpu" else "local:1"
     try:
-        with progress:
+        with executor(where) as pool, progress:
             jobs: dict[Future[Any], Callable[[Any], None]] = {
                 pool.submit(layer_tables): lambda text: pieces.__setitem__("layers", text),
                 pool.submit(composed_tables, SYMBOLIC[1:2] if plan.quick else SYMBOLIC): lambda text: (
@@ -169,12 +156,8 @@ def run(plan: Plan, console: Console) -> Collected:
                 found.write(plan.folder, "running")
                 progress.advance(bar)
     except BaseException:
-        for process in list(pool._processes.values()):
-            process.terminate()
         found.write(plan.folder, "interrupted")
         raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
     tables(found, pieces, plan.folder)
     figures(found, plan.folder)
     found.write(plan.folder, "complete")

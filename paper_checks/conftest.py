@@ -1,6 +1,5 @@
-"""One torch thread, and the report table: every check leaves rows through the fixture `evidence`, printed at the end."""
+"""One torch thread, and the report: every check leaves rows through the fixture `evidence`, which `paper_checks.ledger` collects."""
 
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,9 +9,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from numerics.claims import Evidence, Paper
+from numerics.claims import Evidence
 from numerics.plots import save
-from numerics.report import write_results
+from paper_checks.ledger import Ledger, paper_of
 
 torch.set_num_threads(1)
 
@@ -24,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report", default=None, help="folder for the paper checks' rows (paper_checks.json)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: longer than the default run allows; run with `pytest -m slow`")
+    config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped with a reason where there is none")
+    config.pluginmanager.register(Ledger(config), "paper checks")
+
+
 @pytest.fixture()
 def evidence(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., Evidence]:
     """`evidence(claim, leg, what, bound, measured=None, sense="upper", ...)`: one row of the report, asserted.
@@ -31,7 +36,9 @@ def evidence(request: pytest.FixtureRequest, record_property: Callable[[str, obj
     `claim` is a key of the `PAPER` that the check's package declares; the other arguments are those of `numerics.claims.Evidence`. A `figure`
     (matplotlib's, or a function that draws to the path it is given) is drawn into the report's folder, when there is one (`--report`).
     """
-    paper: Paper = importlib.import_module(request.module.__package__).PAPER
+    paper = paper_of(request.module)
+    if paper is None:
+        raise ValueError(f"{request.module.__name__}: its package declares no PAPER (numerics.claims.Paper)")
     drawn: list[str] = []
 
     def row(claim: str, leg: str, what: str, bound: object, measured: object = None, **more: object) -> Evidence:
@@ -69,24 +76,3 @@ def draw(figure: object, path: Path) -> None:
         figure(path)
     else:
         raise ValueError(f"figure {path.name} is neither a matplotlib Figure nor a function of a path")
-
-
-def pytest_terminal_summary(terminalreporter, config) -> None:
-    reports = [
-        r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, []) if hasattr(r, "user_properties")
-    ]
-    rows = [value for report in reports for name, value in report.user_properties if name == "evidence"]
-    if not rows:
-        return
-    terminalreporter.section("paper checks")
-    for row in rows:
-        numbers = " ".join(
-            f"{row[k]:.4g}" if isinstance(row[k], float) else str(row[k]) for k in ("measured", "tightness")
-        )
-        terminalreporter.write_line(
-            f"{row['paper']} {row['claim']} ({row['leg']}): {row['what']}: bound {str(row['bound'])[:60]}; measured, tightness: {numbers}"
-        )
-    folder = config.getoption("--report")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_results(Path(folder) / "paper_checks.json", {}, rows)

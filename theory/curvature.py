@@ -158,7 +158,7 @@ def rule_steps() -> tuple[Step, ...]:
     whole = c(f(t)).diff(t, 2)
     inner = Symbol("F_0", real=True)
     first, second = (c(inner).diff(inner, k).subs(inner, f(t)) for k in (1, 2))
-    weight, top, y = sympy.symbols("w_i w y", nonnegative=True)
+    weight, x, y = sympy.symbols("w_i x_i y", nonnegative=True)
     return (
         Step(
             "along a line c(F)'' = c''(F) F'^2 + c'(F) F'' (chain rule; in several outputs c'' is a quadratic form and c' a gradient)",
@@ -171,9 +171,9 @@ def rule_steps() -> tuple[Step, ...]:
             "so sample i contributes at most |u|^T (h(c_i) a a^T + sqrt2 q(c_i) M) |u|, at most its largest eigenvalue: the rule by the mean"
         ),
         Step(
-            "sum_i w_i x_i <= max w sum_i x_i for x_i >= 0, with w = w_i + y: the rule by the largest, as h and q rise with the loss of a sample",
-            (gap(top - weight, y).subs(top, weight + y),),
-            (y,),
+            "sum_i w_i x_i <= max w sum_i x_i for x_i >= 0, as each max w = w_i + y adds y x_i >= 0: the rule by the largest, as h and q rise with the loss of a sample",
+            (gap((weight + y) * x - weight * x, y * x),),
+            (y * x,),
         ),
         Step("losses are non-negative, so the largest of N with mean ell is at most N ell"),
     )

@@ -116,7 +116,7 @@ class LogNormal:
 _n, _c, _r = sympy.symbols("n c r", real=True)
 
 
-def _relu_moment(power: int) -> Expr:
+def relu_moment(power: int) -> Expr:
     """`E relu(g)^power` of a standard normal `g`."""
     y = Symbol("y", positive=True)
     density = sympy.exp(-(y**2) / 2) / sympy.sqrt(2 * sympy.pi)
@@ -126,7 +126,7 @@ def _relu_moment(power: int) -> Expr:
 def _gaussian_mean(polynomial: Expr) -> Expr:
     """The mean of a polynomial in `n ~ N(0, 1)`, `c ~ chi^2_{d-1}` and `r = |relu(g)|^2/d`, all independent, with powers of `c` and `r` up to 2."""
     d = symbols.d
-    second, fourth = _relu_moment(2), _relu_moment(4)
+    second, fourth = relu_moment(2), relu_moment(4)
     chi = (S.One, d - 1, (d - 1) * (d + 1))
     relu = (S.One, second, (d * fourth + d * (d - 1) * second**2) / d**2)
     total = S.Zero

@@ -266,7 +266,8 @@ def formula(network: Network) -> str:
     return _apply(network, "X")
 
 
-def _longtable(columns: str, head: Iterable[str], rows: Iterable[str], caption: str) -> str:
+def longtable(columns: str, head: Iterable[str], rows: Iterable[str], caption: str) -> str:
+    """A table that may break over pages: LaTeX columns, cells of the head, finished rows, caption."""
     title = " & ".join(head) + r" \\"
     body = "\n".join(rows)
     return (
@@ -332,7 +333,7 @@ def _domain_table(domain: str, entries: Iterable[Entry]) -> str:
     )
     head = ["layer", *(f"${letter}$" for letter in SYMBOLS_OF_QUANTITIES.values())]
     columns = "".join(_P % w for w in (".175", ".115", ".16", ".13", ".07", ".155", ".11", ".02"))
-    table = _longtable(columns, head, rows, f"Bounds of each layer: {_DOMAINS.get(domain, escape(domain))}.{grid}")
+    table = longtable(columns, head, rows, f"Bounds of each layer: {_DOMAINS.get(domain, escape(domain))}.{grid}")
     if not notes:
         return table
     below = r";\quad{} ".join(f"({n}) ${text}$" for text, n in notes.items())
@@ -429,7 +430,7 @@ def composed_table(landscapes: Iterable[Landscape]) -> str:
     for landscape in landscapes:
         lines += [r"\midrule", *_composed_rows(landscape)] if lines else _composed_rows(landscape)
     columns = "".join(_P % w for w in (".14", ".60", ".22"))
-    table = _longtable(
+    table = longtable(
         columns,
         ["quantity", "bound", r"limit as $L\to\infty$"],
         lines,
@@ -447,7 +448,7 @@ def certificate_table(certificate: Certificate) -> str:
     for item in grouped(certificate.checked):
         h = item.hypothesis
         name, before = ("" if h.name == before else code(h.name)), h.name
-        value = escape(item.reason) if item.value is None else f"${_number(item.value)}$"
+        value = escape(item.reason) if item.value is None else f"${number(item.value)}$"
         text = (
             f"${expression(h.bound.expression, h.bound.sense)}$"
             if sympy.count_ops(h.bound.expression) <= LONGEST // 3
@@ -457,7 +458,7 @@ def certificate_table(certificate: Certificate) -> str:
             " & ".join([name, escape(h.statement), text, value, "holds" if item.holds else r"\textbf{fails}"]) + r" \\"
         )
     columns = "".join(_P % w for w in (".33", ".22", ".22", ".09", ".06"))
-    table = _longtable(
+    table = longtable(
         columns, ["hypothesis", "statement", "bound", "value", ""], rows, "Hypotheses of Theorems 1 and 2."
     )
     values = (
@@ -472,19 +473,19 @@ def certificate_table(certificate: Certificate) -> str:
         (r"\quad by a step from measured residuals, at least", certificate.measured_rate),
     )
     verdict = "certified" if certificate.certified else "not certified"
-    lines = "\n".join(rf"{name} & ${_number(value)}$ \\" for name, value in values)
+    lines = "\n".join(rf"{name} & ${number(value)}$ \\" for name, value in values)
     constants = f"\\begin{{tabular}}{{@{{}}lr@{{}}}}\n\\toprule\n{verdict} & \\\\\n\\midrule\n{lines}\n\\bottomrule\n\\end{{tabular}}"
     return f"\\begingroup\\footnotesize\n{table}\n\n\\begin{{center}}{constants}\\end{{center}}\n\\endgroup"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """A float with four significant digits, or an infinity, for maths mode."""
-    number = float(value)
-    if math.isnan(number):
+    found = float(value)
+    if math.isnan(found):
         return r"\text{--}"
-    if math.isinf(number):
-        return r"\infty" if number > 0 else r"-\infty"
-    mantissa, _, power = f"{number:.4g}".partition("e")
+    if math.isinf(found):
+        return r"\infty" if found > 0 else r"-\infty"
+    mantissa, _, power = f"{found:.4g}".partition("e")
     return rf"{mantissa}\cdot10^{{{int(power)}}}" if power else mantissa
 
 
@@ -503,47 +504,48 @@ def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
             str(row["depth"]),
             f"${name}$" if name else escape(str(row["quantity"]).replace("_", " ")),
             f"${relation}$",
-            *(f"${_number(row[key])}$" if row[key] is not None else "--" for key in ("bound", "measured", "tightness")),
+            *(f"${number(row[key])}$" if row[key] is not None else "--" for key in ("bound", "measured", "tightness")),
             "yes" if row["holds"] else r"\textbf{no}",
         ]
         lines.append(" & ".join(cells) + r" \\")
     head = ["network", "depth", "quantity", "sense", "bound", "measured", "tightness", "holds"]
     columns = r">{\raggedright\arraybackslash}p{.36\linewidth}rllrrrl"
-    table = _longtable(
+    table = longtable(
         columns, head, lines, "Bounds beside the largest (lower bounds: least) value found by sampling and search."
     )
     return f"\\begingroup\\small\n{table}\n\\endgroup"
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]], caption: str, first: float | None = None) -> str:
-    """Any rows with equal keys, SymPy expressions as formulas. The caption is LaTeX already.
-
-    `first` is the first column's share of the width, the others divide the rest; without it they are narrow and it takes what is left.
-    """
+def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """Any rows with equal keys, SymPy expressions as formulas, under a caption of plain text; columns share the width by what stands in them."""
     if not rows:
         return ""
-    head = [escape(key) for key in rows[0]]
-    lines = []
-    for row in rows:
-        cells = []
-        for value in row.values():
-            if value is None:
-                cells.append("--")
-            elif isinstance(value, bool):
-                cells.append("yes" if value else r"\textbf{no}")
-            elif isinstance(value, int | float):
-                cells.append(f"${_number(value)}$")
-            elif isinstance(value, Expr):
-                cells.append(f"${expression(value)}$")
-            else:
-                cells.append(escape(str(value)))
-        lines.append(" & ".join(cells) + r" \\")
-    width = first or (0.62 if len(head) <= 5 else 0.12)
-    share = 0.85 * (1 - width) / max(1, len(head) - 1)
-    if first is None:
-        share = min(0.16, share)
-    columns = _P % f"{width}" + "".join(_P % f"{share:.3f}" for _ in head[1:])
-    return f"\\begingroup\\footnotesize\n{_longtable(columns, head, lines, caption)}\n\\endgroup"
+    texts = [[_plain(value) for value in row.values()] for row in rows]
+    columns = zip(rows[0], *texts, strict=True)
+    longest = [min(max(6, *map(len, column)), WIDEST) for column in columns]
+    room = 1 - 0.016 * (len(longest) - 1)  # what the gaps between columns leave of A4 landscape
+    layout = "".join(_P % f"{room * length / sum(longest):.3f}" for length in longest)
+    lines = [" & ".join(map(_cell, row.values())) + r" \\" for row in rows]
+    table = longtable(layout, [escape(key) for key in rows[0]], lines, escape(caption))
+    return f"\\begingroup\\footnotesize\n{table}\n\\endgroup"
+
+
+WIDEST = 48
+"""Letters of a cell beyond which its column gets no wider."""
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "--"
+    if isinstance(value, bool):
+        return "yes" if value else r"\textbf{no}"
+    if isinstance(value, Expr):
+        return f"${expression(value)}$"
+    return f"${number(value)}$" if isinstance(value, int | float) else escape(str(value))
 
 
 PREAMBLE = r"""\documentclass[10pt]{article}

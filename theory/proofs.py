@@ -55,9 +55,9 @@ def envelope_steps() -> tuple[Step, ...]:
             (gap(sympy.diff((1 - sympy.exp(-gamma)) ** 2, gamma).subs(gamma, -sympy.log(x)), 2 * x * (1 - x)),),
         ),
         Step(
-            "beta(E) >= (outer + slope / 2) h(E), as q >= h / 2: q - q (1 - q) = q^2, and 1/2 - 1/4 >= 0 beyond q = 1/2",
-            (gap(q - q * (1 - q), q**2),),
-            (q**2, y + S.Half - sympy.Rational(1, 4)),
+            "beta(E) >= (outer + slope / 2) h(E), as q >= h / 2: up to q = 1/2 that is q - q (1 - q) = q^2, at q = 1/2 + y, where h = 1/2, it is 1/4 + y",
+            (gap(q - q * (1 - q), q**2), gap(S.Half + y - S.Half / 2, S.One / 4 + y)),
+            (q**2, S.One / 4 + y),
         ),
         Step(
             "so where lambda K / ((K-1) N) <= 2 outer + slope, ell - (lambda m(ell)) / (2 beta(E)) is non-decreasing in ell <= E, and largest at E; "

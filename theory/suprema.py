@@ -116,17 +116,23 @@ def stationary_points(f: Expr, z: Symbol) -> list[Expr] | None:
         numerator = sympy.fraction(sympy.together(expression))[0]
         if not numerator.has(variable):
             return []
-        points = [inverse(root) for root in _real_roots(Poly(numerator, variable)) if low < root < high]
+        roots = _real_roots(Poly(numerator, variable))
+        if roots is None:
+            continue
+        points = [inverse(root) for root in roots if low < root < high]
         if variable is t and slope.has(sympy.sin, sympy.cos):
             points.append(sympy.pi)  # the one angle that the half-angle substitution cannot reach
         return points
     return None
 
 
-def _real_roots(polynomial: Poly) -> list[Expr]:
-    """Distinct real roots of a polynomial whose coefficients are rational up to one common factor."""
+def _real_roots(polynomial: Poly) -> list[Expr] | None:
+    """Distinct real roots of a polynomial whose coefficients are rational up to one common factor; None for other coefficients (such as pi)."""
     leading = polynomial.LC()
-    rational = Poly([sympy.simplify(coefficient / leading) for coefficient in polynomial.all_coeffs()], polynomial.gen)
+    coefficients = [sympy.simplify(coefficient / leading) for coefficient in polynomial.all_coeffs()]
+    if not all(coefficient.is_Rational for coefficient in coefficients):
+        return None
+    rational = Poly(coefficients, polynomial.gen)
     roots: set[Expr] = set()
     for factor, _ in rational.factor_list()[1]:
         roots.update(sympy.real_roots(factor))
@@ -155,7 +161,8 @@ def _is_never_zero(e: Expr, z: Symbol, low: Expr, high: Expr) -> bool:
         return True
     if not e.is_polynomial(z):
         return False
-    return not any(low < root < high for root in _real_roots(Poly(e, z)))
+    roots = _real_roots(Poly(e, z))
+    return roots is not None and not any(low < root < high for root in roots)
 
 
 def _exact_supremum(f: Expr, z: Symbol, low: Expr, high: Expr) -> Extremum | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from numerics.density import mean_singular_value
 from numerics.device import generator
 from numerics.images import Images, Normalisation, as_values, digits_images, random_crop, random_flip, shaped
+from numerics.krylov import jacobian_products
 from numerics.readers import Folder, load
 from numerics.report import write_atomically
 from numerics.skips.modules import Described, as_module
 from numerics.skips.protocols import Protocol
-from numerics.spectra import jacobian_products, jacobian_singular_values, mean_singular_value
+from numerics.spectra import jacobian_singular_values
 
 Progress = Callable[[int, int], None]
 """`(steps or epochs done, all of them)`."""
@@ -42,7 +45,7 @@ class Task:
         trial: number of the trial; with `seed` it decides images, batches and the initial state, which all variants share.
         seed: of the whole comparison.
         folder: of the data, None for data that need none.
-        out: folder of the results.
+        out: folder of the results; workers of a cluster see it (and `folder`) under the same path.
         precision: `double`, `single` or `mixed`.
         device: where it runs.
         spectra: whether singular values are measured.
@@ -113,12 +116,7 @@ def saved(task: Task) -> Result | None:
         raise ValueError(
             f"{task.file} is not the result of a trial ({error}): delete it, or give another --out"
         ) from None
-    ours = json.loads(json.dumps(task.settings))
-    for name, value in ours.items():
-        if known.get(name) != value:
-            raise ValueError(
-                f"{task.file} is of another run ({name} is {known.get(name)!r}, not {value!r}): give another --out"
-            )
+    _agree(task, task.file, known)
     return Result(task, losses, spectra, float(accuracy))
 
 
@@ -186,9 +184,7 @@ def _descend(task: Task, progress: Progress) -> Result:
     losses, spectra = [], []
     for step in range(task.protocol.steps + 1):
         if task.spectra:
-            state = {name: value.clone() for name, value in module.named_buffers()}
             spectra.append(spectrum(module, images))
-            module.load_state_dict(state, strict=False)
         loss = torch.nn.functional.cross_entropy(module(images), labels)
         losses.append(loss.detach().double().cpu())
         if step == task.protocol.steps:
@@ -213,11 +209,10 @@ def _train(task: Task, progress: Progress) -> Result:
     losses: list[float] = []
     means: list[Tensor] = []
     if task.checkpoint.is_file():
-        state = torch.load(task.checkpoint, weights_only=True, map_location=task.device)
-        if state["settings"] == json.dumps(task.settings):
-            module.load_state_dict(state["module"])
-            optimiser.load_state_dict(state["optimiser"])
-            losses, means = state["losses"], list(state["means"])
+        state = _checkpoint(task)
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        losses, means = state["losses"], list(state["means"])
     probe = fixed_batch(task, train)[0] if task.spectra else None
     for epoch in range(len(losses), protocol.epochs):
         if probe is not None:
@@ -240,6 +235,32 @@ def _train(task: Task, progress: Progress) -> Result:
         progress(epoch + 1, protocol.epochs)
     spectra = torch.stack(means)[:, None] if means else torch.zeros(0, 0)
     return Result(task, torch.tensor(losses, dtype=torch.float64), spectra, _accuracy(task, module, test, normalise))
+
+
+def _checkpoint(task: Task) -> dict[str, Any]:
+    """The state after the last whole epoch.
+
+    Raises:
+        ValueError: a file of other settings, or no checkpoint; it is named.
+    """
+    try:
+        state: dict[str, Any] = torch.load(task.checkpoint, weights_only=True, map_location=task.device)
+        known = json.loads(state["settings"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{task.checkpoint} is not the checkpoint of a trial ({error}): delete it, or give another --out"
+        ) from None
+    _agree(task, task.checkpoint, known)
+    return state
+
+
+def _agree(task: Task, file: Path, known: Mapping[str, Any]) -> None:
+    """Refuse a file of another run, naming it and the first setting that differs."""
+    for name, value in json.loads(json.dumps(task.settings)).items():
+        if known.get(name) != value:
+            raise ValueError(
+                f"{file} is of another run ({name} is {known.get(name)!r}, not {value!r}): give another --out"
+            )
 
 
 def _sample(folder: Folder) -> Images:

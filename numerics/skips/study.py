@@ -56,8 +56,8 @@ class Plan:
                 rate,
                 trial,
                 self.seed,
-                self.folder,
-                str(self.out),
+                None if self.folder is None else str(Path(self.folder).resolve()),
+                str(self.out.resolve()),
                 self.precision,
                 self.device,
                 self.spectra,
@@ -155,6 +155,25 @@ def predicted_rows(study: Study) -> list[dict[str, Any]]:
     return out
 
 
+def block_rows(study: Study) -> list[dict[str, Any]]:
+    """Each variant's blocks at the first trial's initial state: bounds of the singular values of their input Jacobians, and why no better lower one."""
+    if study.prediction is None:
+        return []
+    return [
+        {
+            "variant": variant,
+            "block": one.block,
+            "largest at most": one.largest,
+            "largest measured": one.measured_largest,
+            "branch at most": one.branch,
+            "smallest at least": one.smallest,
+            "because": one.reason,
+        }
+        for variant, blocks in study.prediction.bounds.items()
+        for one in blocks
+    ]
+
+
 def write(plan: Plan, study: Study) -> None:
     """`metrics.csv`, `results.json` and the figures."""
     write_atomically(plan.out / "metrics.csv", metrics(study))
@@ -215,5 +234,6 @@ def tables(study: Study) -> dict[str, Sequence[dict[str, Any]]]:
             study.together
         ),
         "Predicted before training, and what came out": predicted_rows(study),
+        "Bounds of the blocks' singular values at the first initial state": block_rows(study),
     }
     return {title: found for title, found in shown.items() if found}

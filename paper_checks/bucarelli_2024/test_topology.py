@@ -53,8 +53,8 @@ def test_the_format_and_the_published_exponent(evidence) -> None:
         f"degree alpha by the tight calculus, where the generic rules give {reading.rules.alpha}",
         reading.format.alpha,
         finding="sharpened",
-        note=f"With H hidden layers the degree of the chain is {reading.format.alpha} (proven by induction), where the generic rules of composition give "
-        f"{reading.rules.alpha}.",
+        note=f"With $H$ hidden layers the degree of the chain is ${sympy.latex(reading.format.alpha)}$ (proven by induction), where the generic rules of composition give "
+        f"${sympy.latex(reading.rules.alpha)}$.",
     )
     (two, exponent), *_ = reading.critical_points().factors
     l = reading.format.length
@@ -123,7 +123,7 @@ def test_l2_and_skips_leave_the_format(evidence) -> None:
         "beta of logistic regression without and with L2",
         "1, 2",
         finding="sharpened",
-        note='"In specific cases" made precise: L2 leaves the format where beta >= 2 already. Logistic regression has beta = 1, and L2 makes it 2.',
+        note='"In specific cases" made precise: $L_2$ leaves the format where $\\beta \\ge 2$ already. Logistic regression has $\\beta = 1$, and $L_2$ makes it 2.',
     )
     before = fold(parse("affine(2), tanh, affine(2)"), State.data(Integer(1), Integer(1)))
     assert skip_invariance(parse("tanh, affine(2)"), before).verify()

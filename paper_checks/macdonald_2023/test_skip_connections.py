@@ -13,7 +13,7 @@ of three; `pytest -m slow` runs the whole protocol.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import matplotlib
 import numpy as np
@@ -26,6 +26,7 @@ from numerics.plots import COLOURS, STYLE, panels
 from numerics.search import maximise
 from numerics.skips.blocks import fixed_spectrum
 from numerics.skips.networks import fixed_shortcut, resnet
+from numerics.skips.paired import Interval
 from numerics.skips.protocols import PROTOCOLS
 from numerics.skips.runs import run
 from numerics.skips.study import Plan, Study, conduct, foresee, judge, predicted_rows
@@ -43,8 +44,6 @@ WANTED = {
     "decrease": "faster",
 }
 """What the claims say of the variant with more skips."""
-MORE = {("changed", "projection"): SHORTCUT}
-"""Pairs that speak of another claim than that of skips against none."""
 
 
 def plan_of(folder, request, **sizes) -> Plan:
@@ -58,36 +57,61 @@ def conducted(plan: Plan) -> Study:
         return conduct(plan, pool)
 
 
-@pytest.fixture(scope="module")
-def initial(tmp_path_factory, request) -> Plan:
-    """Five trials of which the prediction is written down."""
-    plan = plan_of(tmp_path_factory.mktemp("initial"), request, trials=5, steps=20)
-    foresee(plan)
-    return plan
+@dataclass(frozen=True)
+class Verdict:
+    """A paired difference of logarithms, first less second, and what it says of the first."""
+
+    question: str
+    first: str
+    second: str
+    interval: Interval
+    says: str
+
+    @property
+    def claim(self) -> str:
+        """The claim that it speaks of: of the changed shortcut, of training, or of singular values."""
+        if (self.first, self.second) == ("changed", "projection"):
+            return SHORTCUT
+        return VALUES if self.question == "singular values" else TRAINING
+
+    @property
+    def finding(self) -> str:
+        return "" if self.says == WANTED[self.question] else "undecided" if self.says == "undecided" else "false"
+
+    def __str__(self) -> str:
+        i = self.interval
+        return f"{self.question} of {self.first} against {self.second} {i.mean:+.2f} [{i.low:.2f}, {i.high:.2f}], {self.says}"
 
 
-def leave_verdict(evidence, leg: str, question: str, first: str, second: str, interval, says: str, when: str) -> None:
-    """A row for one paired difference of logarithms, first less second, with its interval; a finding where it is not what the claim says."""
-    wanted = WANTED[question]
-    claim = MORE.get((first, second), TRAINING if question in ("loss", "last loss", "decrease") else VALUES)
-    finding = "" if says == wanted else "undecided" if says == "undecided" else "false"
-    low, high = interval.low, interval.high
-    assert low <= interval.mean <= high
-    name = question.replace("_", " ")
-    evidence(
-        claim,
-        leg,
-        f"{name} {when}: {first} less {second}, mean difference of logarithms",
-        f"[{low:.3g}, {high:.3g}]",
-        interval.mean,
-        finding=finding,
-        note=f"{name} {when}: {first} against {second} is {says} over {interval.trials} paired trials (the claim: {wanted}).",
-    )
+def leave_verdicts(evidence, verdicts: list[Verdict], when: str) -> None:
+    """A row for each; a finding, with all of its kind on one claim in its note, where it is not what the claim says."""
+    told = set()
+    for v in verdicts:
+        low, high = v.interval.low, v.interval.high
+        assert low <= v.interval.mean <= high
+        alike = [str(w) for w in verdicts if (w.claim, w.finding) == (v.claim, v.finding)]
+        finding = v.finding if (v.claim, v.finding) not in told else ""
+        told.add((v.claim, v.finding))
+        what = "not what is claimed" if finding == "false" else "not decided"
+        evidence(
+            v.claim,
+            "measured",
+            f"{v.question} {when}: {v.first} less {v.second}, mean difference of logarithms",
+            f"[{low:.3g}, {high:.3g}]",
+            v.interval.mean,
+            finding=finding,
+            note=f"{when.capitalize()} {what} (mean differences of logarithms over {v.interval.trials} paired trials): {'; '.join(alike)}."
+            if finding
+            else f"{v.says.capitalize()} (claimed: {WANTED[v.question]}), {v.interval.trials} paired trials.",
+        )
 
 
-def leave_verdicts(found: Study, evidence, when: str) -> None:
-    for d in found.differences:
-        leave_verdict(evidence, "measured", d.question, d.first, d.second, d.interval, d.says, when)
+def verdicts_of(found: Study) -> list[Verdict]:
+    return [Verdict(d.question, d.first, d.second, d.interval, d.says) for d in found.differences]
+
+
+def leave_correlations(evidence, found: Study, when: str) -> None:
+    """Do singular values and loss go together?"""
     for t in found.together:
         assert -1 <= t.value <= 1
         evidence(
@@ -128,30 +152,18 @@ def leave_order(evidence, claim: str, found: Study, question: str, when: str) ->
     )
 
 
-def test_skip_prediction_from_the_initial_states_is_written_before_the_first_step(evidence, initial) -> None:
-    found = foresee(initial)
-    for pair in found.pairs:
-        if pair.quantity == "regularity":
-            continue  # |g|^2 / |q|^2, of the sign of the decrease
-        turned = found.pair(pair.quantity, pair.second, pair.first)
-        leave_verdict(
-            evidence,
-            "measured",
-            pair.quantity,
-            turned.first,
-            turned.second,
-            turned.log_ratio,
-            turned.statement,
-            "at the initial states",
-        )
-    assert not (initial.out / "trials").exists()
-
-
-def test_skip_losses_over_the_first_twenty_steps(evidence, initial) -> None:
-    found = conducted(replace(initial, spectra=False))
-    written = (initial.out / "prediction.json").stat().st_mtime_ns
-    assert all(p.stat().st_mtime_ns >= written for p in (initial.out / "trials").iterdir())
-    leave_verdicts(found, evidence, "over 20 steps")
+def test_skip_prediction_is_written_before_the_first_step_and_the_losses_follow(evidence, tmp_path, request) -> None:
+    plan = plan_of(tmp_path, request, trials=5, steps=20)
+    predicted = foresee(plan)
+    assert not (tmp_path / "trials").exists()
+    # "regularity" is |g|^2 / |q|^2, of the sign of the decrease |g|^2: it says nothing more
+    turned = [predicted.pair(p.quantity, p.second, p.first) for p in predicted.pairs if p.quantity != "regularity"]
+    verdicts = [Verdict(p.quantity.replace("_", " "), p.first, p.second, p.log_ratio, p.statement) for p in turned]
+    leave_verdicts(evidence, verdicts, "at the initial states")
+    found = conducted(replace(plan, spectra=False))
+    written = (tmp_path / "prediction.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns >= written for p in (tmp_path / "trials").iterdir())
+    leave_verdicts(evidence, verdicts_of(found), "over 20 steps")
     leave_order(evidence, TRAINING, found, "loss", "over 20 steps")
     leave_predictions(found, evidence)
 
@@ -170,9 +182,7 @@ def leave_predictions(found: Study, evidence) -> None:
             f"of {len(decided)}",
             right,
             finding=finding,
-            note=f"{question}: of {len(decided)} pairs decided both ways the prediction from the initial states is right in {right}."
-            if finding
-            else "",
+            note=f"The prediction of the {question} from the initial states came true in {right} of the {len(decided)} pairs in which both are decided.",
         )
 
 
@@ -183,18 +193,16 @@ def test_skip_singular_values_along_the_first_steps(evidence, tmp_path, request)
         if task.variant in variants:
             variants[task.variant].append(run(task))
     found = judge(None, {plan.protocol.learning_rates[0]: variants})
-    for d in found.differences:
-        if d.question == "singular values":
-            leave_verdict(
-                evidence, "measured", d.question, d.first, d.second, d.interval, d.says, "over the first 3 steps"
-            )
+    along = [v for v in verdicts_of(found) if v.question == "singular values"]
+    leave_verdicts(evidence, along, "over the first 3 steps")
     leave_order(evidence, VALUES, found, "singular values", "over the first 3 steps")
 
 
 @pytest.mark.slow
 def test_skip_verdicts_of_the_whole_toy_protocol(evidence, tmp_path, request) -> None:
     found = conducted(plan_of(tmp_path, request, trials=10, steps=30))
-    leave_verdicts(found, evidence, "in the whole protocol")
+    leave_verdicts(evidence, verdicts_of(found), "in the whole protocol")
+    leave_correlations(evidence, found, "in the whole protocol")
     for claim, question in ((VALUES, "singular values"), (TRAINING, "loss")):
         leave_order(evidence, claim, found, question, "in the whole protocol")
     leave_predictions(found, evidence)

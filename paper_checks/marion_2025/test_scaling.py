@@ -162,17 +162,17 @@ def test_published_constants_and_those_that_are_derived(evidence) -> None:
     probability, *gradients = improvements()
     for item in (probability, *gradients):
         assert all(step.verify() for step in item.steps)
+        published, derived = (sympy.latex(sympy.simplify(x)) for x in (item.published, item.derived))
+        where = (r" with $u = L\alpha^2$", "") if item is probability else (", an equality", r" as $\alpha \to 0$")
+        note = f"${published}$ (recalled) becomes ${derived}${where[0]}: better by the factor {float(item.gain):.3g}{where[1]}."
         better = item.gain > 1
         evidence(
             PROBABILITY if item is probability else GRADIENTS,
             "derived",
-            f"{item.statement}: {item.published} (recalled) becomes",
+            f"{item.statement}; published (recalled): {item.published}",
             item.derived,
             finding="sharpened" if better else "",
-            note=f"{item.statement}: {item.published} (recalled) becomes {item.derived}, better by the factor {float(item.gain):.3g}"
-            f"{'' if item is probability else ' as alpha -> 0; an equality'}."
-            if better
-            else "The lower bound is the exact value: an equality.",
+            note=note if better else "The published lower bound is the exact value.",
         )
     # measured: the quantile that the probability bound speaks of, below the derived constant, hence below the published one
     depth, delta = 64, 0.1

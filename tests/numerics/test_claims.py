@@ -1,12 +1,15 @@
 """Papers, claims and evidence: verdicts, tightness, and which legs are missing."""
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numerics.claims import Claim, Evidence, Paper, missing_legs
+from numerics.claims import Claim, Evidence, Paper, missing_legs, read_evidence, read_paper
+from numerics.report import to_json
 
 positive = st.floats(1e-3, 1e6)
 
@@ -71,3 +74,23 @@ def test_missing_legs_are_named_and_sentences_excuse_them() -> None:
 def test_bad_records_are_refused_by_name(build, message) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_records_come_back_from_json_with_their_verdicts() -> None:
+    paper = Paper(
+        "A", "authors", "title", 2020, "arXiv", (Claim("c", "s", "read", {"searched": "It is an identity."}),)
+    )
+    assert read_paper({"package": "p", **json.loads(to_json(asdict(paper)))}) == paper
+    for row in (
+        evidence(1.0, 0.5),
+        evidence("x + 1", None),
+        evidence(math.inf, 3.0),
+        evidence(1.0, math.inf),
+        evidence(1.0, -math.inf, "lower"),
+        evidence("[0, 1]", 0.5, finding="false", note="It is not so."),
+    ):
+        record = json.loads(to_json({**asdict(row), "holds": row.holds, "tightness": row.tightness}))
+        assert read_evidence(record) == row
+        assert read_evidence(record).holds == row.holds
+    lost = evidence(1.0, math.nan)
+    assert not read_evidence(json.loads(to_json({**asdict(lost), "holds": lost.holds}))).holds

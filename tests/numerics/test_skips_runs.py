@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from numerics import cli
+from numerics.executors import executor
 from numerics.skips import runs
 from numerics.skips.protocols import PROTOCOLS, Protocol
 from numerics.skips.runs import Result, Task, fixed_batch, images_of, run, saved
@@ -152,6 +153,43 @@ def test_epochs_resume_from_a_checkpoint_to_the_same_numbers(
     assert 0 <= whole.accuracy <= 1
 
 
+def test_a_checkpoint_of_another_run_or_no_checkpoint_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = task(tmp_path, digits_cut(monkeypatch), spectra=False)
+    given.checkpoint.parent.mkdir(parents=True)
+    torch.save({"settings": json.dumps({**given.settings, "seed": 5})}, given.checkpoint)
+    with pytest.raises(ValueError, match="checkpoint is of another run \\(seed is 5, not 0\\)"):
+        run(given)
+    given.checkpoint.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="checkpoint is not the checkpoint of a trial"):
+        run(given)
+    assert given.checkpoint.read_bytes() == b"nonsense"  # nothing written is lost
+
+
+def test_mixed_precision_trains_to_nearly_the_losses_of_single(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(digits_cut(monkeypatch), epochs=1)
+    single, mixed = (run(task(tmp_path / p, small, precision=p, spectra=False)) for p in ("single", "mixed"))
+    # bfloat16 keeps 8 binary digits: a relative 2^-8 an operation, a few per cent over the network's 18 layers
+    assert mixed.losses.tolist() == pytest.approx(single.losses.tolist(), rel=0.1)
+    assert mixed.losses.tolist() != single.losses.tolist()
+
+
+def test_trials_on_a_dask_cluster_give_the_same_numbers(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason='the extra "dask" is not installed')
+    protocol = replace(DIGITS, steps=1, trials=1)
+    here = run(task(tmp_path / "here", protocol))
+    away = task(tmp_path / "away", protocol)
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        executor(cluster.scheduler_address) as pool,
+    ):
+        found = pool.submit(run, away).result()
+    assert torch.equal(found.losses, here.losses)
+    assert torch.equal(found.spectra, here.spectra)
+    assert away.file.is_file()
+
+
 def digits_cut(monkeypatch: pytest.MonkeyPatch) -> Protocol:
     """The epochs' protocol on 40 training and 16 test images."""
     both = runs.images_of
@@ -239,6 +277,7 @@ def test_the_command_predicts_runs_and_judges(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "singular values" in result.output
     assert "3 paired trials of chain, projection, changed" in result.output
+    assert "Bounds of the blocks' singular values" in result.output
     names = {p.name for p in tmp_path.iterdir()}
     assert {
         "prediction.json",

@@ -16,21 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.resnet18 import resnet18
-from benchmarks.toy_jacobian import VARIANTS, drawn, published
+from benchmarks.toy_jacobian import drawn, published
+from numerics.density import mean_singular_value, spectral_density
+from numerics.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
 from numerics.linearised import Linearised, without_state
 from numerics.realise import realise
-from numerics.spectra import (
-    Products,
-    _gram,
-    extreme_singular_values,
-    jacobian_products,
-    jacobian_singular_values,
-    mean_singular_value,
-    miss_probability,
-    singular_values_of_states,
-    spectral_density,
-    student,
-)
+from numerics.skips.networks import VARIANTS
+from numerics.spectra import _gram, jacobian_singular_values, singular_values_of_states
 from numerics.sweep import Sweep
 from numerics.tiles import _plan
 from theory.layers.activation import Activation
@@ -218,20 +210,20 @@ def test_nothing_in_the_module_changes() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_toy_singular_values_equal_the_published_way_to_1e_8(variant: str) -> None:
-    toy, _, inputs = drawn(variant, 1, CPU)
-    reference = published(toy.rest, inputs[0])
-    values = jacobian_singular_values(toy.rest, inputs[0])
+    rest, _, inputs = drawn(variant, 1, CPU)
+    reference = published(rest, inputs[0])
+    values = jacobian_singular_values(rest, inputs[0])
     assert values.shape == (320,)
     assert (values - reference).abs().max() <= 1e-8 * reference[0]
 
 
 def test_many_states_are_measured_as_each_alone() -> None:
-    toy, states, inputs = drawn("changed", 2, CPU)
-    values = singular_values_of_states(toy.rest, states, inputs)
+    rest, states, inputs = drawn("changed", 2, CPU)
+    values = singular_values_of_states(rest, states, inputs)
     for state, x, row in zip(states, inputs, values, strict=True):
         alone, _, _ = drawn("changed", 1, CPU)
-        alone.rest.load_state_dict(state)
-        assert torch.equal(jacobian_singular_values(alone.rest, x), row)
+        alone.load_state_dict(state)
+        assert torch.equal(jacobian_singular_values(alone, x), row)
     assert not torch.allclose(values[0], values[1])
 
 
@@ -475,11 +467,6 @@ def test_the_smoothed_density_is_that_of_the_values() -> None:
     assert bool(((smooth.low <= truth + 1e-9) & (truth - 1e-9 <= smooth.high)).all())
     assert float((smooth.value - truth).abs().max()) < 0.1
     assert float(torch.trapezoid(smooth.value, points)) == pytest.approx(1, abs=0.02)
-
-
-def test_students_quantiles_are_those_of_the_tables() -> None:
-    for confidence, freedom, quantile in ((0.95, 1, 12.706205), (0.95, 7, 2.364624), (0.99, 15, 2.946713)):
-        assert student(confidence, freedom) == pytest.approx(quantile, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

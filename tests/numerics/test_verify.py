@@ -17,7 +17,7 @@ from numerics.compare import Comparison
 from numerics.datasets import digits
 from numerics.family import FIRST, KERNEL, SMOOTHNESS, Configuration, configurations, derive_bounds
 from numerics.replay import replay
-from numerics.report import write_atomically
+from numerics.report import INTERRUPTED, write_atomically
 from numerics.study import Budget, Outcome, Task, study
 from numerics.verify import Collected, best_rows, figures, prepare, tables
 
@@ -118,7 +118,7 @@ def test_an_interruption_is_told_with_its_status(tmp_path: Path, monkeypatch) ->
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verify, "run", interrupted)
-    assert CliRunner().invoke(verify.app, ["--out", str(tmp_path)]).exit_code == verify.INTERRUPTED
+    assert CliRunner().invoke(verify.app, ["--out", str(tmp_path)]).exit_code == INTERRUPTED
 
 
 def test_an_output_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -146,6 +146,6 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
     written = json.loads(results.read_text())
-    assert process.returncode == verify.INTERRUPTED
+    assert process.returncode == INTERRUPTED
     assert written["meta"]["status"] == "interrupted"
     assert written["rows"]

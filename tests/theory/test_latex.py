@@ -179,6 +179,13 @@ def test_a_document_compiles(
         latex.composed_table(landscapes),
         latex.certificate_table(certificate),
         latex.comparison_table(ROWS),
+        latex.rows_table(
+            [
+                {"a # column": "text & more " * 20, "value": 1e-13, "large": 2, "missing": None, "holds": True}
+                | {f"x_{k}": 0.5 for k in range(4)}
+            ],
+            "95 % intervals of a_b.",
+        ),
     )
     (tmp_path / "bounds.tex").write_text(text, encoding="utf-8")
     command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "bounds.tex"]

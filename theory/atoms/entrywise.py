@@ -50,7 +50,7 @@ class ActivationFacts:
     growth: Expr
 
 
-def _jumps(expression: Expr) -> bool:
+def jumps(expression: Expr) -> bool:
     """Whether a piecewise expression is discontinuous where its pieces meet."""
     if not expression.has(Piecewise):
         return False
@@ -88,7 +88,7 @@ def activation_facts(name: str) -> ActivationFacts:
     phi = ACTIVATIONS[name]
     first = sympy.diff(phi, z)
     slope = supremum_abs(first, z)
-    if _jumps(first):
+    if jumps(first):
         curvature = Extremum(S.Infinity, True, 0.0, None, "the first derivative jumps, so it has no Lipschitz constant")
     else:
         curvature = supremum_abs(sympy.diff(first, z), z)
@@ -103,7 +103,7 @@ def activation_facts(name: str) -> ActivationFacts:
 def third_derivative(name: str) -> Extremum:
     """Supremum of `|phi'''|` (the Lipschitz constant of `phi''`), `oo` where `phi''` jumps."""
     second = sympy.diff(ACTIVATIONS[name], z, 2)
-    if activation_facts(name).curvature.value is S.Infinity or _jumps(second):
+    if activation_facts(name).curvature.value is S.Infinity or jumps(second):
         return Extremum(S.Infinity, True, 0.0, None, "the second derivative jumps, so it has no Lipschitz constant")
     return supremum_abs(sympy.diff(second, z), z)
 
@@ -141,7 +141,7 @@ def _slope_infimum(name: str) -> Expr:
     slope = sympy.diff(ACTIVATIONS[name], z)
     if slope.has(Piecewise):
         # the slope increases on every piece and across them, so the left end is the least
-        rising = infimum(sympy.diff(slope, z), z).value >= 0 and not _jumps(slope)
+        rising = infimum(sympy.diff(slope, z), z).value >= 0 and not jumps(slope)
         left_piece = sympy.piecewise_fold(slope).args[-1][0]
         return left_piece.subs(z, -_END) if rising else S.Zero
     right, left = sympy.simplify(slope.subs(z, _END)), sympy.simplify(slope.subs(z, -_END))
