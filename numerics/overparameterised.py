@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from numerics.device import DTYPE
-from numerics.scaling import weights
+from numerics.scaling.weights import weights
 from numerics.search import Found, maximise
 
 SERIES = 1e-2

@@ -517,7 +517,7 @@ def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """Any rows with equal keys under a caption of plain text; columns share the width by what stands in them."""
+    """Any rows with equal keys, SymPy expressions as formulas, under a caption of plain text; columns share the width by what stands in them."""
     if not rows:
         return ""
     texts = [[_plain(value) for value in row.values()] for row in rows]
@@ -543,6 +543,8 @@ def _cell(value: Any) -> str:
         return "--"
     if isinstance(value, bool):
         return "yes" if value else r"\textbf{no}"
+    if isinstance(value, Expr):
+        return f"${expression(value)}$"
     return f"${number(value)}$" if isinstance(value, int | float) else escape(str(value))
 
 

@@ -1,27 +1,29 @@
-"""All critical points of a small function on a box, proven by interval Newton (Krawczyk's operator) in ball arithmetic.
+"""All critical points of a small function on a box, proven by interval Newton in ball arithmetic.
 
-A box is thrown away where a component of the gradient has no zero, kept as one certified point where Krawczyk's operator maps a slightly larger
-box into its own interior (which proves exactly one zero there and a nonsingular Hessian), and halved otherwise. What is
-left at the smallest width is reported as undecided: a count is a theorem only where nothing is undecided.
+A box is thrown away where a component of the gradient has no zero, shrunk by interval Gauss-Seidel on the equations `0 in g(m) + H(x)(x - m)` as they
+are and preconditioned, and kept as one certified point where Krawczyk's operator maps a slightly larger box into its own interior (which proves exactly
+one zero there and a nonsingular Hessian); otherwise it is cut where that matters most, the widest boxes first. What is left at the smallest width, or when
+the search is given up, is reported as undecided, in connected clusters: a count is a theorem only where nothing is undecided, and every critical point that is
+degenerate or not isolated lies in a cluster.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import flint
 import numpy
 import sympy
 from sympy import Expr, Symbol
 
+from numerics.topology.balls import Ball, compiled, rewritten
 from theory.evaluate import lower_float, upper_float
 
 Box = tuple[tuple[float, float], ...]
-Ball = flint.arb
 
 INFLATION = 0.125
 """Part of its width by which a box is enlarged on every side before Krawczyk's test: a zero on the border of two boxes is found by both."""
@@ -31,103 +33,12 @@ NARROW = 1e-25
 """Radius at which an enclosure is narrow enough."""
 MOST_BOXES = 200_000
 """Boxes looked at before the search is given up."""
-
-
-def _method(name: str) -> Callable[..., Any]:
-    return lambda x: getattr(flint.arb(x), name)()
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    name: _method(name) for name in ("tanh", "exp", "log", "erf", "sin", "cos", "tan", "atan", "sqrt")
-}
-"""Elementary functions on balls, by SymPy's names."""
-
-
-def power(x: Any, n: int) -> Ball:
-    """`x^n` for a whole number `n`; python-flint's own is undefined on a ball around 0, and a product forgets that even powers are not negative."""
-    ball = flint.arb(x)
-    if n < 0:
-        return 1 / power(ball, -n)
-    if n % 2:
-        return ball * power(ball, n - 1)
-    low, high = ball.abs_lower(), ball.abs_upper()
-    ends = [math.prod([end] * n, start=flint.arb(1)) for end in (low, high)]
-    return ends[0].union(ends[1])
-
-
-_POWER = sympy.Function("power")
-FUNCTIONS["power"] = power
-
-
-class Softplus(sympy.Function):
-    """`log(1 + exp(u))`, kept whole: its derivative `(1 + tanh(u/2)) / 2` names `u` once, so that it is enclosed tightly."""
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return (1 + sympy.tanh(self.args[0] / 2)) / 2
-
-
-FUNCTIONS["Softplus"] = lambda x: flint.arb(x).exp().log1p()
-
-
-def _exponent(e: Expr) -> Expr | None:
-    """`u` where the expression is `1 + exp(u)`."""
-    if isinstance(e, sympy.Add) and len(e.args) == 2 and e.args[0] == 1 and isinstance(e.args[1], sympy.exp):
-        return e.args[1].args[0]
-    return None
-
-
-def rewritten(expression: Expr) -> Expr:
-    """The same function with every `log(1 + e^u)` as `Softplus(u)` and every `1 / (1 + e^u)` as `(1 - tanh(u/2)) / 2`."""
-
-    def whole(e: Expr) -> bool:
-        return (isinstance(e, sympy.log) or (isinstance(e, sympy.Pow) and e.exp == -1)) and _exponent(
-            e.args[0]
-        ) is not None
-
-    def new(e: Expr) -> Expr:
-        u = sympy.sympify(_exponent(e.args[0]))
-        return Softplus(u) if isinstance(e, sympy.log) else (1 - sympy.tanh(u / 2)) / 2
-
-    return sympy.sympify(expression).replace(whole, new)
-
-
-def compiled(expressions: Sequence[Expr], variables: Sequence[Symbol]) -> Callable[[Sequence[Any]], list[Ball]]:
-    """A function from balls to balls that encloses every expression; all constants enter as balls, none as a rounded number."""
-    constants: dict[Expr, Symbol] = {}
-
-    def ready(e: Expr) -> Expr:
-        if e.is_Integer or e.is_Symbol:
-            return e
-        if e.is_number:
-            return constants.setdefault(e, sympy.Dummy("c", real=True))
-        if isinstance(e, sympy.Pow):
-            if not e.exp.is_Integer:
-                raise ValueError(f"critical points: the power {e} has no whole exponent: rewrite it")
-            return _POWER(ready(e.base), e.exp)
-        return e.func(*map(ready, e.args))
-
-    forms = [ready(sympy.sympify(e)) for e in expressions]
-    code = sympy.lambdify([*variables, *constants.values()], forms, modules=[FUNCTIONS], cse=True)
-    balls = [_constant(c) for c in constants]
-    return lambda point: [flint.arb(value) for value in code(*point, *balls)]
-
-
-def _constant(value: Expr) -> Ball:
-    """A ball around a real constant."""
-    if value.is_Rational:
-        return flint.arb(flint.fmpq(int(value.p), int(value.q)))
-    if value is sympy.pi:
-        return flint.arb.pi()
-    if isinstance(value, sympy.Add | sympy.Mul):
-        start = flint.arb(0 if isinstance(value, sympy.Add) else 1)
-        for part in map(_constant, value.args):
-            start = start + part if isinstance(value, sympy.Add) else start * part
-        return start
-    if isinstance(value, sympy.Pow):
-        return _constant(value.base) ** _constant(value.exp)
-    if value.func.__name__ in FUNCTIONS:
-        return FUNCTIONS[value.func.__name__](_constant(value.args[0]))
-    raise ValueError(f"critical points: no enclosure is known for the constant {value}")
+SHRUNK = 0.5
+"""A box whose volume Gauss-Seidel brings below this part of it is tried again before it is cut."""
+SLIM = 1 / 16
+"""A side is cut only if it is at least this part of the longest one, whatever the Hessian says."""
+EXTENDED = 16
+"""A cluster of undecided boxes longer than so many of its boxes is called extended."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +62,33 @@ class CriticalPoint:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Connected boxes where nothing was proven: a degenerate critical point, several too close to tell, or a continuum of them may lie there.
+
+    Attributes:
+        hull: the smallest box around them.
+        boxes: their number.
+        widest: the longest side among them.
+    """
+
+    hull: Box
+    boxes: int
+    widest: float
+
+    @property
+    def extended(self) -> bool:
+        """Whether the cluster is much longer than its boxes, as around critical points that are not isolated."""
+        return _width(self.hull) > EXTENDED * self.widest
+
+    def __str__(self) -> str:
+        kind = "extended: not isolated, or not told apart" if self.extended else "degenerate, or not told apart"
+        sides = " x ".join(f"[{low:.4g}, {high:.4g}]" for low, high in self.hull)
+        return f"{kind}; {self.boxes} boxes in {sides}"
+
+
+@dataclass(frozen=True)
 class CriticalPoints:
-    """What is proven about the critical points of a function on a box.
+    """What is proven about the critical points of a function on a box: each is one of `points` or lies in one of `undecided`.
 
     Attributes:
         points: certified ones, each nondegenerate.
@@ -173,6 +109,11 @@ class CriticalPoints:
         return not self.undecided
 
     @property
+    def clusters(self) -> tuple[Cluster, ...]:
+        """The undecided boxes by connected component, the longest first."""
+        return _clusters(self.undecided)
+
+    @property
     def euler(self) -> int:
         """`sum (-1)^index`; 1 where the points are complete and the gradient points outwards (Poincare and Hopf)."""
         return sum((-1) ** point.index for point in self.points)
@@ -190,6 +131,11 @@ class CriticalPoints:
 
 def _width(box: Box) -> float:
     return max(high - low for low, high in box)
+
+
+def _volume(box: Box, least: float) -> float:
+    """The product of the sides, none counted below `least`."""
+    return math.prod(max(high - low, least) for low, high in box)
 
 
 def _ball(low: float, high: float) -> Ball:
@@ -215,11 +161,9 @@ class _System:
     def krawczyk(self, x: list[Ball]) -> list[Ball] | None:
         """`m - Y g(m) + (1 - Y H(x)) (x - m)`, `Y` a rounded inverse of the Hessian at the middle; None where there is none."""
         middle = [ball.mid() for ball in x]
-        there = self.hessian(middle)
-        matrix = numpy.array([[float(v.mid()) for v in row] for row in there])
-        if not numpy.isfinite(matrix).all() or abs(numpy.linalg.det(matrix)) < 1e-300:
+        inverse = _inverse(self.hessian(middle))
+        if inverse is None:
             return None
-        inverse = [[flint.arb(float(v)) for v in row] for row in numpy.linalg.inv(matrix)]
         g, hessian, size = self.gradient(middle), self.hessian(x), range(self.size)
         out = []
         for i in size:
@@ -230,17 +174,39 @@ class _System:
             out.append(value)
         return out
 
-    def excluded(self, x: list[Ball]) -> bool:
-        """Whether some component of the gradient has no zero on the box, by itself or in the mean value form."""
-        if any(not v.contains(0) for v in self.gradient(x)):
+    def contracted(self, x: list[Ball]) -> tuple[list[Ball] | None, int, bool]:
+        """The part of a box that can hold zeros of the gradient (None where no part can), the side to cut next, and whether a zero may be proven there.
+
+        One sweep of interval Gauss-Seidel, `x_j <- m_j - (g_i(m) + sum_{k != j} A_ik (x_k - m_k)) / A_ij`, over every equation `i` and variable `j` with
+        `0` not in `A_ij`, for `A = H(x)` and, where the middle's Hessian is invertible, for its preconditioned form. The side to cut is the one along which the
+        gradient can change most. Krawczyk's test can succeed only where the preconditioned diagonal has no zero.
+        """
+        middle, size = [ball.mid() for ball in x], range(self.size)
+        g, matrix, inverse = self.gradient(middle), self.hessian(x), _inverse(self.hessian(middle))
+        reach = [float(ball.rad()) for ball in x]
+        change = [_largest(row[j] for row in matrix) * reach[j] for j in size]
+        change = [c if r > SLIM * max(reach) else 0.0 for c, r in zip(change, reach, strict=True)]
+        axis = max(size, key=lambda j: (change[j], reach[j]))
+        x = list(x)
+
+        def sweep(right: list[Ball], left: list[list[Ball]], pairs: Iterable[tuple[int, int]]) -> bool:
+            for i, j in pairs:
+                if not left[i][j].contains(0):
+                    rest = sum((left[i][k] * (x[k] - middle[k]) for k in size if k != j), right[i])
+                    new = middle[j] - rest / left[i][j]
+                    if not new.overlaps(x[j]):
+                        return False
+                    x[j] = x[j].intersection(new)
             return True
-        middle = [ball.mid() for ball in x]
-        g, hessian = self.gradient(middle), self.hessian(x)
-        for i in range(self.size):
-            mean = g[i] + sum((hessian[i][j] * (x[j] - middle[j]) for j in range(self.size)), flint.arb(0))
-            if not mean.contains(0):
-                return True
-        return False
+
+        if not sweep(g, matrix, itertools.product(size, size)):
+            return None, axis, False
+        if inverse is None:
+            return x, axis, False
+        columns = [_product(inverse, column) for column in zip(*matrix, strict=True)]
+        if not sweep(_product(inverse, g), list(map(list, zip(*columns, strict=True))), ((i, i) for i in size)):
+            return None, axis, False
+        return x, axis, not any(columns[i][i].contains(0) for i in size)
 
     def index(self, x: Sequence[Ball]) -> int | None:
         """Negative eigenvalues of the Hessian; None where the balls do not tell."""
@@ -264,8 +230,27 @@ class _System:
         return None
 
 
-def _halves(box: Box) -> tuple[Box, Box]:
-    axis = max(range(len(box)), key=lambda i: box[i][1] - box[i][0])
+def _inverse(matrix: list[list[Ball]]) -> list[list[Ball]] | None:
+    """A rounded inverse of the middle of a matrix of balls; None where there is none."""
+    middle = numpy.array([[float(v.mid()) for v in row] for row in matrix])
+    if not numpy.isfinite(middle).all() or abs(numpy.linalg.det(middle)) < 1e-300:
+        return None
+    return [[flint.arb(float(v)) for v in row] for row in numpy.linalg.inv(middle)]
+
+
+def _largest(balls: Iterable[Ball]) -> float:
+    """The largest absolute value in any of the balls; infinite where one is undefined."""
+    ends = [float(ball.abs_upper()) for ball in balls]
+    return math.inf if any(map(math.isnan, ends)) else max(ends)
+
+
+def _product(matrix: list[list[Ball]], vector: Sequence[Ball]) -> list[Ball]:
+    return [sum((a * v for a, v in zip(row, vector, strict=True)), flint.arb(0)) for row in matrix]
+
+
+def _halves(box: Box, axis: int | None = None) -> tuple[Box, Box]:
+    if axis is None:
+        axis = max(range(len(box)), key=lambda i: box[i][1] - box[i][0])
     low, high = box[axis]
     middle = (low + high) / 2
     return (
@@ -319,36 +304,43 @@ def critical_points(
         raise ValueError(f"critical points: no interval for {', '.join(sorted(map(str, missing)))}")
     system = _System(expression, variables)
     whole, least = [_ball(*side) for side in sides], LEAST_WIDTH * _width(sides)
-    queue, found, undecided, looked = [sides], [], [], 0
+    found: list[tuple[list[Ball], list[Ball]]] = []
+    undecided: list[Box] = []
+    queue, looked = [(-_width(sides), sides)], 0
     while queue:
-        here = queue.pop()
-        looked += 1
-        if looked > most_boxes:
-            undecided += [here, *queue]
+        if looked == most_boxes:
+            undecided += [box for _, box in queue]
             break
-        if system.excluded([_ball(*side) for side in here]):
+        _, here = heapq.heappop(queue)
+        looked += 1
+        x = [_ball(*side) for side in here]
+        if any(not v.contains(0) for v in system.gradient(x)):
             continue
-        rim = [INFLATION * max(high - low, _width(here) / 4, least / 64) for low, high in here]
-        x = [_ball(low - r, high + r) for (low, high), r in zip(here, rim, strict=True)]
-        image = system.krawczyk(x)
-        if image is not None:
-            if any(not a.overlaps(b) for a, b in zip(image, x, strict=True)):
-                continue
-            if all(outer.contains_interior(inner) for inner, outer in zip(image, x, strict=True)):
-                found.append((x, _refined(system, image)))
-                continue
-            # the zeros of the box lie in the image, which may be much the smaller of the two
-            pairs = zip(here, image, strict=True)
-            closer = tuple((max(low, lower_float(k)), min(high, upper_float(k))) for (low, high), k in pairs)
-            if any(low > high for low, high in closer):
-                continue
-            if _width(closer) < 0.5 * _width(here) and _width(here) >= least:
-                queue.append(closer)
-                continue
+        part, axis, promising = system.contracted(x)
+        if part is None:
+            continue
+        if promising:
+            rim = [INFLATION * max(high - low, _width(here) / 4, least / 64) for low, high in here]
+            wider = [_ball(low - r, high + r) for (low, high), r in zip(here, rim, strict=True)]
+            image = system.krawczyk(wider)
+            if image is not None:
+                if any(not a.overlaps(b) for a, b in zip(image, wider, strict=True)):
+                    continue
+                if all(outer.contains_interior(inner) for inner, outer in zip(image, wider, strict=True)):
+                    found.append((wider, _refined(system, image)))
+                    continue
+        # the zeros of the box lie in the contracted part
+        pairs = zip(here, part, strict=True)
+        closer = tuple((max(low, lower_float(k)), min(high, upper_float(k))) for (low, high), k in pairs)
+        if any(low > high for low, high in closer):
+            continue
         if _width(here) < least:
-            undecided.append(here)
+            undecided.append(closer)
+        elif _volume(closer, least) < SHRUNK * _volume(here, least):
+            heapq.heappush(queue, (-_width(closer), closer))
         else:
-            queue += _halves(here)
+            for half in _halves(closer, axis):
+                heapq.heappush(queue, (-_width(half), half))
     points, doubtful = _distinct(system, found, whole)
     outward = _outward(system, sides)
     return CriticalPoints(sides, tuple(points), (*undecided, *doubtful), outward, looked)
@@ -388,3 +380,24 @@ def _distinct(
         kept.append((region, zero))
         points.append(CriticalPoint(tuple(zero), system.value(zero)[0], index))
     return sorted(points, key=lambda p: float(p.value.mid())), doubtful
+
+
+def _clusters(boxes: tuple[Box, ...]) -> tuple[Cluster, ...]:
+    """Boxes that touch, to within a rounding of their sides, belong together."""
+    if not boxes:
+        return ()
+    sides = numpy.array(boxes)
+    slack = 1e-9 * (sides[..., 1] - sides[..., 0]).max(1)
+    label = numpy.arange(len(boxes))
+    for i in range(len(boxes)):
+        apart = (sides[i, :, 0] > sides[:, :, 1] + slack[:, None]) | (sides[:, :, 0] > sides[i, :, 1] + slack[:, None])
+        touching = numpy.unique(label[~apart.any(1)])
+        label[numpy.isin(label, touching)] = touching[0]
+    found = []
+    for one in numpy.unique(label):
+        mine = sides[label == one]
+        hull = tuple(
+            (float(low), float(high)) for low, high in zip(mine[..., 0].min(0), mine[..., 1].max(0), strict=True)
+        )
+        found.append(Cluster(hull, len(mine), float((mine[..., 1] - mine[..., 0]).max())))
+    return tuple(sorted(found, key=lambda c: -_width(c.hull)))

@@ -26,16 +26,25 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class SmallLoss:
-    """Mean loss over three samples plus `l2 |theta|^2`, on the box `[-reach, reach]^n`."""
+    """Mean loss over a few samples plus `l2 |theta|^2`, on the box `[-reach, reach]^n`; without `targets` those of the loss in `TARGETS`."""
 
     spec: str
     loss: str
     l2: Rational
     reach: float
+    inputs: tuple[tuple[Rational, ...], ...] = INPUTS
+    targets: tuple[Rational, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"{self.spec} | {self.loss} | l2 = {self.l2}"
+        features = len(self.inputs[0])
+        data = f" | {len(self.inputs)} samples of {features} features" if features > 1 else ""
+        return f"{self.spec} | {self.loss} | l2 = {self.l2}{data}"
+
+    @property
+    def covered(self) -> float:
+        """A level below which nothing lies outside the box: the losses are not negative, so `f >= l2 |theta|^2 >= l2 reach^2` there."""
+        return float(self.l2) * self.reach**2
 
     @cached_property
     def network(self) -> Network:
@@ -44,12 +53,12 @@ class SmallLoss:
     @cached_property
     def reading(self) -> Reading:
         """The format of the loss."""
-        return topology(self.network, Integer(1), Integer(len(INPUTS)), self.loss, l2=True)
+        return topology(self.network, Integer(len(self.inputs[0])), Integer(len(self.inputs)), self.loss, l2=True)
 
     @cached_property
     def expression(self) -> LossExpression:
         """The loss itself."""
-        return loss_expression(self.network, INPUTS, TARGETS[self.loss], self.loss, self.l2)
+        return loss_expression(self.network, self.inputs, self.targets or TARGETS[self.loss], self.loss, self.l2)
 
     @property
     def box(self) -> tuple[tuple[float, float], ...]:
@@ -64,5 +73,22 @@ def small_losses(l2: Rational = L2, reach: float = 6.0) -> tuple[SmallLoss, ...]
 
 
 def three_parameter_losses(l2: Rational = L2, reach: float = 4.0) -> tuple[SmallLoss, ...]:
-    """Four losses of three parameters: two shapes with tanh, two losses."""
-    return tuple(SmallLoss(shape.format("tanh"), loss, l2, reach) for shape in THREE for loss in TARGETS)
+    """Five losses of three parameters: two shapes with tanh, two losses; and `wells(3)`."""
+    shapes = (SmallLoss(shape.format("tanh"), loss, l2, reach) for shape in THREE for loss in TARGETS)
+    return (*shapes, wells(3))
+
+
+def wells(features: int, l2: Rational = L2, reach: float = 5.0) -> SmallLoss:
+    """One SiLU neuron on the samples `+-e_i` with targets 2: a loss with critical points of every index, so that all Betti numbers occur.
+
+    `silu(z) = z/2 + z^2/4 + ..`, so `(silu(z) - y)^2 + (silu(-z) - y)^2 = 2 y^2 + (1/2 - y) z^2 + ..` has a maximum at 0 for `y > 1/2`, with a minimum on
+    either side: `2^n` minima, and one maximum in the middle that sublevel sets close around.
+    """
+    axes = [tuple(Integer(int(i == j)) for j in range(features)) for i in range(features)]
+    inputs = tuple(tuple(sign * v for v in axis) for axis in axes for sign in (1, -1))
+    return SmallLoss("affine(1), silu", "squared_error", l2, reach, inputs, (Integer(2),) * len(inputs))
+
+
+def all_losses() -> tuple[SmallLoss, ...]:
+    """`small_losses`, a loss of two parameters with a maximum, and the losses of three parameters."""
+    return (*small_losses(), wells(2), *three_parameter_losses())

@@ -42,7 +42,7 @@ from numerics.overparameterised import (
     worst_norm,
     worst_remainder,
 )
-from numerics.scaling import Estimate, Mean, rate, slope
+from numerics.scaling.estimates import Estimate, Mean, rate, slope
 from numerics.search import maximise
 from theory.gaussian_relu import (
     angle_bounds,

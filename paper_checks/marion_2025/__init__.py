@@ -69,5 +69,23 @@ PAPER = Paper(
             r"The worst case over weights needs a smaller branch than the mean: bounded at scale $c/L$, not at $c/\sqrt{L}$, where the mean growth is $e^{c^2/2}$.",
             "derived",
         ),
+        Claim(
+            "training",
+            r"Residual networks train at the critical scale ($\beta = 1/2$ for iid weights at the start, $\beta = 1$ for smooth ones) and fail in the regime of explosion. "
+            r"(Shown in the paper by figures on MNIST and CIFAR10; optimiser and steps are not known here.)",
+            "unsure",
+            {
+                "derived": "What training does to accuracy is measured; no law of it is derived here.",
+                "searched": "A comparison of scales over paired networks has no extreme to search for.",
+            },
+        ),
+        Claim(
+            "weights-after-training",
+            r"Weights keep their regularity along the depth in training: those that start independent stay rough, those that start as smooth functions of $k/L$ stay smooth.",
+            "recalled",
+            {
+                "derived": "How gradient descent changes the regularity of weights in depth is measured; no law of it is derived here.",
+            },
+        ),
     ),
 )

@@ -19,24 +19,14 @@ import pytest
 import sympy
 import torch
 
-from numerics import scaling_figures as figures
 from numerics.device import DTYPE, generator
-from numerics.processes import published_covariance_error
-from numerics.scaling import (
-    Mean,
-    critical_beta,
-    ensemble,
-    heat_map,
-    iid_layers,
-    linear_response,
-    log_change,
-    log_growth,
-    ode_errors,
-    sde_errors,
-    slope,
-    smooth_layers,
-    sphere,
-)
+from numerics.scaling import figures
+from numerics.scaling.change import heat_map, linear_response, log_change
+from numerics.scaling.convergence import ode_errors, sde_errors
+from numerics.scaling.estimates import Mean, critical_beta, slope
+from numerics.scaling.moments import ensemble, log_growth
+from numerics.scaling.processes import published_covariance_error
+from numerics.scaling.weights import iid_layers, smooth_layers, sphere
 from numerics.search import maximise
 from theory import symbols
 from theory.bound import Sense

@@ -1,5 +1,8 @@
 """Certified critical points: known functions, degenerate ones that must stay undecided, and 42 small losses below their bounds."""
 
+import math
+from dataclasses import replace
+
 import flint
 import pytest
 import sympy
@@ -9,9 +12,10 @@ from hypothesis import strategies as st
 from sympy import Rational
 
 from numerics.realise import realise
-from numerics.topology.critical import FUNCTIONS, compiled, critical_points, power, rewritten
+from numerics.topology.balls import FUNCTIONS, compiled, power, rewritten
+from numerics.topology.critical import critical_points
 from numerics.topology.measured import Measured, levels_between, measure
-from numerics.topology.small import INPUTS, TARGETS, small_losses
+from numerics.topology.small import INPUTS, TARGETS, SmallLoss, small_losses
 from theory.records import Shape
 
 x, y = sympy.symbols("x y", real=True)
@@ -53,9 +57,37 @@ def test_a_zero_on_the_border_of_halves_is_counted_once() -> None:
 
 def test_degenerate_points_are_not_certified() -> None:
     assert not critical_points(x**4, (x,), ((-1.0, 1.0),)).complete
-    found = critical_points((x**2 + y**2 - 1) ** 2, (x, y), ((-2.0, 2.0), (-2.0, 1.75)), most_boxes=3000)
-    assert not found.complete  # a circle of minima
     assert critical_points(x**4 + x**2, (x,), ((-1.0, 1.0),)).complete
+    # a degenerate saddle between three proper ones: one small cluster around it, and the others certified
+    found = critical_points(x**3 - 3 * x * y**2 + x**4 + y**4, (x, y), ((-2.0, 2.0), (-2.0, 1.75)))
+    (cluster,) = found.clusters
+    assert not cluster.extended
+    assert all(low <= 0 <= high and high - low < 1e-6 for low, high in cluster.hull)
+    assert "degenerate" in str(cluster)
+    assert len(found.points) == 3
+
+
+def test_critical_points_that_are_not_isolated_are_covered_and_reported() -> None:
+    found = critical_points((x**2 + y**2 - 1) ** 2, (x, y), ((-2.0, 2.0), (-2.0, 1.75)), most_boxes=3000)
+    assert [p.index for p in found.points] == [2]
+    (circle,) = found.clusters
+    assert circle.extended
+    assert "not isolated" in str(circle)
+    # every point of the circle lies in an undecided box
+    for k in range(360):
+        at = (math.cos(k), math.sin(k))
+        assert any(all(a <= v <= b for v, (a, b) in zip(at, box, strict=True)) for box in found.undecided)
+
+
+def test_without_an_l2_term_the_minima_of_a_network_are_not_isolated_and_with_one_they_are() -> None:
+    loss = SmallLoss("affine(1), tanh, affine(1)", "squared_error", Rational(0), 3.0, INPUTS[:1], (Rational(1, 2),))
+    found = critical_points(loss.expression.value, loss.expression.parameters, loss.box, most_boxes=2000)
+    assert [c.extended for c in found.clusters] == [True, True]  # the two branches of v tanh(w) = 1/2
+    assert [p.index for p in found.points] == [1]
+    decayed = replace(loss, l2=Rational(1, 20))
+    found = critical_points(decayed.expression.value, decayed.expression.parameters, decayed.box)
+    assert found.complete
+    assert found.clusters == ()
 
 
 def test_a_border_without_outward_gradient_is_seen() -> None:

@@ -12,7 +12,11 @@ import torch
 from scipy import stats
 
 from numerics.device import DTYPE, generator
-from numerics.processes import (
+from numerics.scaling.change import heat_map, linear_response, log_change
+from numerics.scaling.convergence import ode_errors, sde_errors
+from numerics.scaling.estimates import Mean, critical_beta, slope
+from numerics.scaling.moments import Forward, ensemble, log_growth
+from numerics.scaling.processes import (
     embedding_eigenvalues,
     fractional_covariance,
     fractional_noise,
@@ -20,24 +24,7 @@ from numerics.processes import (
     smooth,
     smooth_covariance,
 )
-from numerics.scaling import (
-    Forward,
-    Mean,
-    critical_beta,
-    ensemble,
-    fractional_layers,
-    heat_map,
-    iid_layers,
-    linear_response,
-    log_change,
-    log_growth,
-    ode_errors,
-    sde_errors,
-    slope,
-    smooth_layers,
-    sphere,
-    weights,
-)
+from numerics.scaling.weights import fractional_layers, iid_layers, smooth_layers, sphere, weights
 from theory.bound import Sense
 from theory.depth_scaling import log_normal
 from theory.propagation import propagate

@@ -10,7 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from numerics import cli, scaling_command
-from numerics.scaling_study import QUICK, Estimate, Sizes, Stage, Verdict, _near, settings, sizes
+from numerics.scaling.estimates import Estimate
+from numerics.scaling.sizes import QUICK, Sizes, sizes
+from numerics.scaling.study import Stage, Verdict, _near, settings
 
 SMALL = replace(
     QUICK,
@@ -24,6 +26,7 @@ SMALL = replace(
     sde_depths=(8, 16),
     ode=(6, 20),
     ode_depths=(32, 64),
+    training=(6, 24, 3, 4),
     hurst=2,
     betas=14,
     heat_depths=(16, 64),
@@ -43,13 +46,13 @@ def test_a_run_leaves_a_verdict_per_statement_tables_and_figures(small: Sizes, t
     rows = results["rows"]
     failed = [row for row in rows if not row["holds"]]
     assert result.exit_code == (1 if failed else 0)
-    assert {row["stage"] for row in rows} == {"derived", "moments", "change", "histogram", "orders", "heat"}
+    assert {row["stage"] for row in rows} == {"derived", "moments", "change", "histogram", "orders", "heat", "training"}
     measured = [row for row in rows if row["measured"] is not None]
-    assert len(measured) == 24 + 6 + 2 + 2 + small.hurst
+    assert len(measured) == 24 + 6 + 2 + 2 + small.hurst + 2 * 2 * 5
     assert all(row["low"] <= row["measured"] <= row["high"] for row in measured)
     # the derived part never depends on luck
     assert all(row["holds"] for row in rows if row["stage"] == "derived")
-    for name in ("change", "histogram", "orders", "heat"):
+    for name in ("change", "histogram", "orders", "heat", "training", "weights"):
         assert (tmp_path / f"scaling_{name}.png").stat().st_size > 1000
         assert (tmp_path / f"scaling_{name}.pdf").stat().st_size > 1000
     assert "\\begin{longtable}" in (tmp_path / "tables.tex").read_text()

@@ -8,8 +8,8 @@ import sympy
 from sympy import Rational
 
 from numerics.topology import figures, sublevel
-from numerics.topology.measured import measure
-from numerics.topology.small import SmallLoss, small_losses, three_parameter_losses
+from numerics.topology.measured import Measured, measure
+from numerics.topology.small import SmallLoss, small_losses, three_parameter_losses, wells
 
 x, y, z = sympy.symbols("x y z", real=True)
 
@@ -71,16 +71,44 @@ def test_betti_numbers_agree_with_certified_critical_points_and_lie_below_the_bo
     assert several >= 10
 
 
+def check_morse(m: Measured) -> None:
+    """All critical points certified, none outside the box below the levels looked at; Betti numbers stable, and as Morse theory says."""
+    assert m.critical.complete
+    for study in m.studies:
+        assert m.critical.outward or study.level < m.loss.covered
+        assert study.stable, (m.loss.name, study)
+        below = [p for p in m.critical.points if p.value < study.level]
+        assert all(b <= sum(p.index == k for p in below) for k, b in enumerate(study.betti))
+        assert sum((-1) ** k * b for k, b in enumerate(study.betti)) == sum((-1) ** p.index for p in below)
+        assert sum(study.betti) <= len(below) <= m.loss.reading.sublevel_betti().exact()
+
+
 @pytest.mark.usefixtures("with_gudhi")
-def test_three_parameters() -> None:
-    for loss in three_parameter_losses():
-        e = loss.expression
-        found = sublevel.sublevel_persistence(e.value, e.parameters, loss.box, 33)
-        levels = np.linspace(found.lowest, found.border, 12)[1:-1]
-        sums = [sum(found.betti(float(level))) for level in levels]
-        assert 1 <= max(sums) <= loss.reading.sublevel_betti().exact()
-        # every component holds a minimum together with its mirror image under a change of signs
-        assert found.betti(float(levels[0]))[0] >= 1
+def test_three_parameters_have_certified_critical_points_and_all_three_betti_numbers() -> None:
+    biased, _, _, deep, silu = three_parameter_losses()
+    for loss, points in ((biased, 3), (deep, 9)):
+        m = measure(loss, (49, 65))
+        check_morse(m)
+        assert len(m.critical.points) == points
+    m = measure(silu, (33, 65))
+    check_morse(m)
+    # 3^n critical points, binomially many of each index; a ring of tunnels, then a hollow, then a ball
+    assert [sum(p.index == k for p in m.critical.points) for k in range(4)] == [8, 12, 6, 1]
+    assert [s.betti for s in m.studies] == [(8, 0, 0), (1, 5, 0), (1, 0, 1), (1, 0, 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("with_gudhi")
+@pytest.mark.parametrize("index", range(5))
+def test_three_parameters_on_a_finer_grid(index: int) -> None:
+    check_morse(measure(three_parameter_losses()[index], (65, 129)))
+
+
+@pytest.mark.usefixtures("with_gudhi")
+def test_a_sublevel_set_with_a_hole() -> None:
+    m = measure(wells(2), (65, 129))
+    check_morse(m)
+    assert [s.betti for s in m.studies] == [(4, 0), (1, 1), (1, 0)]
 
 
 def test_without_the_extra_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from sympy import S
 from numerics.device import DTYPE, generator
 from numerics.measure import tangent_kernel
 from numerics.realise import realise
-from numerics.scaling import Mean, sphere
+from numerics.scaling.estimates import Mean
+from numerics.scaling.weights import sphere
 from numerics.tangent_kernels import descend, finite_kernels
 from theory.kernels import fully_connected, kernels, residual_network
 from theory.records import Shape

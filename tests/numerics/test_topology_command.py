@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from numerics import cli
+from numerics import cli, topology_command
+from numerics.topology.small import small_losses, wells
 from theory.spec import parse
 from theory.topology import topology
 
@@ -47,6 +48,39 @@ def test_small_losses_lie_below_their_bounds(tmp_path: Path) -> None:
     small = json.loads((tmp_path / "results.json").read_text())["small"]
     assert len(small) == 3
     assert all(row["complete"] and row["gap, decades"] > 0 for row in small)
+
+
+def test_growth_is_written_as_tables_and_a_figure(tmp_path: Path) -> None:
+    result = runner.invoke(cli.app, ["topology", NETWORK, "--growth", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "results.json").read_text())
+    for key in ("samples", "width", "hidden"):
+        column = [row["log2, tanh"] for row in found[key]]
+        assert column == sorted(column)
+    # at equal parameter count the shallowest network has the largest bound
+    shallow = found["shallow"]
+    assert all(row["parameters"] <= 1000 for row in shallow)
+    assert max(row["log2, tanh"] for row in shallow) == shallow[0]["log2, tanh"]
+    assert {path.name for path in tmp_path.glob("growth.*")} == {"growth.png", "growth.pdf"}
+    assert "base & exponent" in (tmp_path / "tables.tex").read_text()
+
+
+def test_pictures_are_of_the_losses_with_most_critical_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gudhi", reason='GUDHI is not installed: pip install "depthbound[topology]"')
+    monkeypatch.setattr(topology_command, "all_losses", lambda: (small_losses()[0], small_losses()[5], wells(2)))
+    result = runner.invoke(cli.app, ["topology", NETWORK, "--small", "3", "--betti", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    small = json.loads((tmp_path / "results.json").read_text())["small"]
+    assert small[2]["Betti numbers between critical values"] == "4 0, 1 1, 1 0"
+    assert all(row["grids agree"] and row["undecided"] is None for row in small)
+    assert "9" in result.output
+    assert {p.stem for p in tmp_path.glob("*.png")} == {
+        "bound_beside_truth",
+        "level_sets_1",
+        "level_sets_2",
+        "persistence_1",
+        "persistence_2",
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,27 +10,15 @@ from sympy import Integer, S
 
 from theory import symbols
 from theory.bound import Step
+from theory.formats import State, fold
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
 from theory.layers.fixed import Cropping, Scaling
 from theory.network import Branches, Chain, Network, Repeat, Residual, added, chain, repeat, residual, stacked
+from theory.perceptrons import H, d_0, deep_against_shallow, growth, h, perceptron
 from theory.pfaffian import Pfaffian, activation, total_degree
 from theory.spec import parse
-from theory.topology import (
-    LOSSES,
-    H,
-    Reading,
-    State,
-    d_0,
-    deep_against_shallow,
-    fold,
-    h,
-    l2_invariance,
-    loss_of_one_sample,
-    perceptron,
-    skip_invariance,
-    topology,
-)
+from theory.topology import LOSSES, Reading, l2_invariance, loss_of_one_sample, skip_invariance, topology
 
 NAMES = ("tanh", "sigmoid", "softplus", "arctan", "erf", "silu", "gelu")
 N = symbols.N
@@ -294,6 +282,24 @@ def test_more_depth_at_equal_parameters() -> None:
     assert rows[0].log2 > rows[3].log2 > rows[2].log2 > rows[1].log2
     with pytest.raises(ValueError, match="above the budget 5"):
         deep_against_shallow("tanh", 5, (1, 3), 2, 5)
+
+
+def test_growth_of_the_bound_follows_the_closed_form() -> None:
+    symbolic = topology(perceptron("tanh"), d_0, l2=True)
+    for varied, symbol, others in (
+        ("hidden", H, {h: 4, N: 4}),
+        ("width", h, {H: 2, N: 4}),
+        ("samples", N, {H: 2, h: 4}),
+    ):
+        rows = growth("tanh", varied, (1, 2, 3, 5), 2)
+        for row in rows:
+            at = {d_0: 2, **others, symbol: getattr(row, varied)}
+            assert row.log2 == symbolic.critical_points().at(at).log2
+            assert row.length == symbolic.format.length.subs(at)
+            assert row.log2 > row.chain_part
+        assert [r.log2 for r in rows] == sorted(r.log2 for r in rows)
+    with pytest.raises(ValueError, match="growth in 'loss'"):
+        growth("tanh", "loss", (1,), 2)
 
 
 def test_refusals_name_layer_and_reason() -> None:

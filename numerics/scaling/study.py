@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -12,24 +13,17 @@ import torch
 from torch import Tensor
 
 from numerics.device import DTYPE, generator
-from numerics.processes import published_covariance_error
-from numerics.scaling import (
-    Estimate,
-    Mean,
-    critical_beta,
-    ensemble,
-    heat_map,
-    iid_layers,
-    linear_response,
-    log_change,
-    log_growth,
-    ode_errors,
-    rate,
-    sde_errors,
-    slope,
-    smooth_layers,
-    sphere,
-)
+from numerics.images import Images
+from numerics.readers import Name, load
+from numerics.scaling.change import heat_map, linear_response, log_change
+from numerics.scaling.convergence import ode_errors, sde_errors
+from numerics.scaling.estimates import Estimate, Mean, critical_beta, rate, slope
+from numerics.scaling.moments import ensemble, log_growth
+from numerics.scaling.processes import published_covariance_error
+from numerics.scaling.sizes import Sizes
+from numerics.scaling.training import OPTIMISERS, train
+from numerics.scaling.weights import iid_layers, smooth_layers, sphere
+from numerics.skips.paired import interval
 from theory.depth_scaling import improvements, log_normal, regimes, tie
 from theory.network import Network
 from theory.propagation import alpha, propagate, res1, res3
@@ -39,103 +33,14 @@ CRITICAL = {"iid": 0.5, "smooth": 1.0}
 """The exponent `beta` between identity and explosion."""
 BETAS = {"iid": (1.0, 0.5, 0.25), "smooth": (2.0, 1.0, 0.5)}
 """The exponents of the published figures."""
+TRAINED = {"iid": (0.1, 0.3, 0.5, 0.75, 1.0, 1.5), "smooth": (0.3, 0.6, 1.0, 1.25, 1.5, 2.0)}
+"""Exponents at which networks are trained: explosion first, the critical one third, identity last."""
+RATE = {"gradient": 0.01, "adam": 0.005}
+"""Step sizes of the training."""
 TOLERANCE = 0.1
 """Distance of a measured exponent, slope or critical scale from the derived one."""
 ERRORS = 4.0
 """Standard errors between a measured mean and the derived one."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is measured.
-
-    Attributes:
-        moments: networks of each of the 12 settings; `moment_depths` their depths, `moment_width` their width.
-        change: networks at each depth of the relative change, of `change_width`, at `depths`.
-        histogram: width, depth and networks of the law of the logarithm.
-        sde, ode: width and networks, with their depths.
-        hurst, betas: points of the heat map's grid; `heat_depths` the two depths, `heat_width`, `heat_networks`.
-    """
-
-    moments: int
-    moment_depths: tuple[int, ...]
-    moment_width: int
-    change: int
-    change_width: int
-    depths: tuple[int, ...]
-    histogram: tuple[int, int, int]
-    sde: tuple[int, int]
-    sde_depths: tuple[int, ...]
-    ode: tuple[int, int]
-    ode_depths: tuple[int, ...]
-    hurst: int
-    betas: int
-    heat_depths: tuple[int, int]
-    heat_width: int
-    heat_networks: int
-
-
-PUBLISHED_DEPTHS = (10, 120, 230, 340, 450, 560, 670, 780, 890, 1000)
-QUICK = Sizes(
-    moments=1000,
-    moment_depths=(8, 16),
-    moment_width=8,
-    change=24,
-    change_width=10,
-    depths=(16, 64, 256),
-    histogram=(20, 64, 2000),
-    sde=(6, 300),
-    sde_depths=(16, 32, 64, 128),
-    ode=(8, 40),
-    ode_depths=(64, 128, 256),
-    hurst=7,
-    betas=27,
-    heat_depths=(32, 256),
-    heat_width=10,
-    heat_networks=200,
-)
-REDUCED = Sizes(
-    moments=4000,
-    moment_depths=(16, 64),
-    moment_width=10,
-    change=50,
-    change_width=16,
-    depths=PUBLISHED_DEPTHS,
-    histogram=(100, 1000, 2000),
-    sde=(8, 1000),
-    sde_depths=(16, 32, 64, 128, 256),
-    ode=(16, 100),
-    ode_depths=(64, 128, 256, 512),
-    hurst=19,
-    betas=53,
-    heat_depths=(64, 512),
-    heat_width=16,
-    heat_networks=160,
-)
-FULL = Sizes(
-    moments=10_000,
-    moment_depths=(100, 1000),
-    moment_width=20,
-    change=50,
-    change_width=40,
-    depths=PUBLISHED_DEPTHS,
-    histogram=(100, 1000, 10_000),
-    sde=(20, 2000),
-    sde_depths=(16, 32, 64, 128, 256, 512),
-    ode=(40, 200),
-    ode_depths=(64, 128, 256, 512),
-    hurst=51,
-    betas=70,
-    heat_depths=(125, 1000),
-    heat_width=40,
-    heat_networks=64,
-)
-"""The published sizes and more, for CUDA; `REDUCED` for the CPU, `QUICK` for a look."""
-
-
-def sizes(device: torch.device, quick: bool) -> Sizes:
-    """The sizes that a device manages in minutes."""
-    return QUICK if quick else FULL if device.type == "cuda" else REDUCED
 
 
 @dataclass(frozen=True)
@@ -349,6 +254,82 @@ def heat(sizes: Sizes, seed: int, device: torch.device, progress: Callable[[], N
     return Stage("heat", tuple(verdicts), shown)
 
 
+def loaded(name: Name, folder: Path | None) -> tuple[Images, Images]:
+    """Images for training and for testing, in memory.
+
+    Raises:
+        ValueError: a data set that is decoded file by file, by name.
+    """
+    train_images, test_images = load(name, folder, "train"), load(name, folder, "test")
+    if not isinstance(train_images, Images) or not isinstance(test_images, Images):
+        raise ValueError(f"{name} does not lie in memory: train on mnist or the digits")
+    return train_images, test_images
+
+
+def training(sizes: Sizes, seed: int, device: torch.device, data: Path | None = None) -> Stage:
+    """Training at every scale: accuracy against `beta`, and how regular the weights are along the depth before and after.
+
+    `data` is a folder of MNIST in its published format; without it the networks learn scikit-learn's digits.
+    """
+    name: Name = "digits" if data is None else "mnist"
+    images = loaded(name, data)
+    width, depth, seeds, steps = sizes.training
+    verdicts, curves, paths = [], {}, {}
+    for kind, betas in TRAINED.items():
+        regular = {"iid": 0.0, "smooth": 1.0}[kind]
+        for optimiser in OPTIMISERS:
+            found = train(
+                kind, betas, depth, width, seeds, images, steps=steps, batch=32, rate=RATE[optimiser], optimiser=optimiser, seed=seed, device=device
+            )  # fmt: skip
+            at = betas.index(CRITICAL[kind])
+            what = f"{kind} weights, {optimiser}, {name}, L = {depth}"
+            for when, values in zip(("before", "after"), found.exponents(at), strict=True):
+                mean = Mean.of(values)
+                ends = mean.value - 1.96 * mean.error, mean.value + 1.96 * mean.error
+                verdicts.append(
+                    _near(
+                        f"{what}: regularity of the weights along the depth {when} training",
+                        Estimate(mean.value, *ends),
+                        regular,
+                    )
+                )
+            moved = Mean.of(found.moved(at))
+            low, high = moved.value - 1.96 * moved.error, moved.value + 1.96 * moved.error
+            verdicts.append(
+                Verdict(
+                    f"{what}: relative change of the weights by training",
+                    "> 0.05",
+                    moved.value,
+                    low,
+                    high,
+                    "interval above",
+                    low > 0.05,
+                )
+            )
+            for other, role in ((0, "explosion"), (len(betas) - 1, "identity")):
+                gain = interval(found.accuracy[:, at] - found.accuracy[:, other], seed=seed)
+                statement = f"{what}: accuracy at beta = {betas[at]:g}, less that at {betas[other]:g} ({role})"
+                asserted = role == "explosion"
+                verdicts.append(
+                    Verdict(statement, "> 0" if asserted else "reported", gain.mean, gain.low, gain.high,
+                            "interval above" if asserted else gain.says("higher", "lower"), gain.low > 0 or not asserted)
+                )  # fmt: skip
+            loss = found.loss[1].nan_to_num(posinf=float("inf"))
+            curves[f"{kind}, {optimiser}"] = {
+                "betas": list(betas),
+                "critical": betas[at],
+                "accuracy": found.accuracy.tolist(),
+                "log_loss": loss.clamp(1e-8, 1e8).log10().tolist(),
+            }
+            if optimiser == OPTIMISERS[0]:
+                entries = {
+                    when: w[:, 0, at, :, 0, 0].tolist()
+                    for when, w in (("before", found.before), ("after", found.after))
+                }
+                paths[kind] = {"beta": betas[at], **entries}
+    return Stage("training", tuple(verdicts), {"curves": curves, "paths": paths})
+
+
 def derived() -> Stage:
     """What needs no measurement: limits, published constants beside ours, and the worst case at two branch scales; every step recomputed."""
     verdicts = []
@@ -383,5 +364,6 @@ STAGES: dict[str, Callable[[Sizes, int, torch.device], Stage]] = {
     "histogram": histogram,
     "orders": orders,
     "heat": heat,
+    "training": training,
 }
 """The parts of the study by name, in the order in which they are run."""

@@ -99,3 +99,48 @@ def heat(shown: Mapping[str, Any], path: str | Path) -> tuple[Path, Path]:
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         axis.set(xlabel="Hurst index $H$", ylabel=r"$\beta$", title=f"depth {shown['depth']}")
         return save(figure, path)
+
+
+def training(curves: Mapping[str, Mapping[str, Any]], path: str | Path) -> tuple[Path, Path]:
+    """Accuracy on test images and training loss after training against `beta`: the mean, and the band from the worst to the best network.
+
+    Args:
+        curves: "kind, optimiser" -> `betas`, `critical`, `accuracy` and `log_loss`, the last two `(seeds, scales)`.
+        path: file to write, without extension.
+    """
+    kinds = list(dict.fromkeys(title.partition(", ")[0] for title in curves))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = panels(2 * len(kinds), width=3.4)
+        for row, kind in enumerate(kinds):
+            mine = {t.partition(", ")[2]: c for t, c in curves.items() if t.startswith(kind)}
+            for column, (key, label) in enumerate(
+                (("accuracy", "accuracy on test images"), ("log_loss", r"$\log_{10}$ training loss"))
+            ):
+                axis = axes[2 * row + column]
+                for index, (optimiser, curve) in enumerate(mine.items()):
+                    values = np.asarray(curve[key])
+                    look: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index]}
+                    axis.plot(curve["betas"], values.mean(0), label=optimiser if row + column == 0 else None, **look)
+                    axis.fill_between(
+                        curve["betas"], values.min(0), values.max(0), color=COLOURS[index], alpha=0.15, linewidth=0
+                    )
+                    axis.axvline(curve["critical"], color="#555555", linestyle="--", linewidth=0.8)
+                axis.set(title=f"{kind} weights at the start", xlabel=r"$\beta$", ylabel=label)
+        figure.legend(loc="outside lower center", ncols=2)
+        return save(figure, path)
+
+
+def weights(paths: Mapping[str, Mapping[str, Any]], path: str | Path) -> tuple[Path, Path]:
+    """One entry of `V_k` and one of `W_k` against `k/L`, before and after training, a row a kind of weights at the start."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = panels(2 * len(paths), width=3.4)
+        for row, (kind, found) in enumerate(paths.items()):
+            for column, when in enumerate(("before", "after")):
+                axis = axes[2 * row + column]
+                for index, values in enumerate(found[when]):
+                    x = np.arange(len(values)) / len(values)
+                    label = rf"${'VW'[index]}_k[1, 1]$" if row + column == 0 else None
+                    axis.plot(x, values, color=COLOURS[index], linestyle=("-", "--")[index], linewidth=1.0, label=label)
+                axis.set(title=rf"{kind}, $\beta = {found['beta']:g}$, {when} training", xlabel="$k/L$")
+        figure.legend(loc="outside lower center", ncols=2)
+        return save(figure, path)
