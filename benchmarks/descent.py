@@ -1,6 +1,6 @@
 """Batched certified gradient descent against a plain loop over networks: network-steps a second, in one run.
 
-Width 32, depth 4, 32 samples, the loss-proportional step. The batched side is `numerics.descent.Descent` (one CUDA graph a chunk of steps where there
+Width 32, depth 4, 32 samples, the loss-proportional step. The batched side is `numerics.convergence.descent.Descent` (one CUDA graph a chunk of steps where there
 is a GPU). The plain side is what one would write without it: a `torch.nn.Module` a network, `loss.backward()`, a step by hand, on the same device.
 
     python benchmarks/descent.py [--networks 256] [--steps 50] [--device auto]
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from numerics import device as devices
-from numerics.datasets import digits
-from numerics.descent import CHUNK, Descent
+from numerics.convergence.descent import CHUNK, Descent
+from numerics.datasets import data_values, digits
 from numerics.ensembles import draw
-from numerics.family import data_values
 from numerics.loss import Objective
 from numerics.measure import cross_entropy
 from numerics.preparation import whitened

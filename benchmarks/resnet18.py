@@ -11,7 +11,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from numerics.local import Walk, largest
+from numerics.certification.local import Walk, largest
 from numerics.trace import trace
 from theory.network import expand, named
 

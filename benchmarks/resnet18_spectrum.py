@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from benchmarks.resnet18 import resnet18
-from numerics.density import Estimate, mean_singular_value, spectral_density
 from numerics.device import choose, describe, generator, synchronise
-from numerics.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
-from numerics.spectra import jacobian_singular_values
+from numerics.singular_values.dense import jacobian_singular_values
+from numerics.singular_values.density import Estimate, mean_singular_value, spectral_density
+from numerics.singular_values.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
 
 
 def peak(device: torch.device) -> str:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from numerics.device import DTYPE, choose, describe, generator, synchronise
+from numerics.singular_values.dense import jacobian_singular_values, singular_values_of_states
 from numerics.skips.modules import Described, as_module
 from numerics.skips.networks import VARIANTS, toy
-from numerics.spectra import jacobian_singular_values, singular_values_of_states
 
 
 class Rest(nn.Module):

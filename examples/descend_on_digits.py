@@ -2,11 +2,10 @@
 
 import torch
 
-from numerics.datasets import digits
-from numerics.descent import descend
+from numerics.convergence.descent import descend
+from numerics.datasets import data_values, digits
 from numerics.device import generator
 from numerics.ensembles import draw
-from numerics.family import data_values
 from numerics.loss import Objective
 from numerics.realise import realise
 from theory.convergence import certify

@@ -2,7 +2,7 @@
 
 Smoothness, two routes, the smaller wins and the record says which:
 
-* *composition*: the suprema on the ball by the composition rule (`numerics.local`), `lambda_max` of the block matrix of the loss;
+* *composition*: the suprema on the ball by the composition rule (`numerics.certification.local`), `lambda_max` of the block matrix of the loss;
 * *centre*: the largest Hessian eigenvalue measured at the centre plus `R` times a Lipschitz constant of the Hessian, which is the
   supremum of the loss's third derivative on the ball, from the 3-jet of the same rule. As `R -> 0` it tends to the truth.
 
@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from numerics.certification.local import ALLOWANCE, State, Walk, floor_of, largest
 from numerics.datasets import Data
-from numerics.local import ALLOWANCE, State, Walk, floor_of, largest
 from numerics.measure import (
     Measured,
     cross_entropy,

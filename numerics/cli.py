@@ -36,35 +36,39 @@ class Lazy(NamedTuple):
 
 LAZY: dict[str, Lazy] = {
     "topology": Lazy(
-        "numerics.topology_command",
+        "numerics.topology.command",
         "app",
         "Pfaffian format of the loss, bounds on critical points and Betti numbers, small losses measured.",
     ),
     "report": Lazy(
-        "numerics.report_command",
+        "numerics.paper_report.command",
         "app",
         "Run the checks of the papers: one page of every claim, its evidence and verdict.",
     ),
     "skips": Lazy(
-        "numerics.skips_command",
+        "numerics.skips.command",
         "app",
         "Do skip connections lift singular values and speed up training? Predicted, then run.",
     ),
     "scaling": Lazy(
-        "numerics.scaling_command",
+        "numerics.scaling.command",
         "app",
         "Residual networks in depth: second moments, regimes of the branch scale, SDE and ODE limits.",
     ),
     "converge": Lazy(
-        "numerics.converge_command",
+        "numerics.convergence.command",
         "app",
         "Descend from many starts under certified envelopes; certified against observed rates.",
     ),
     "verify": Lazy(
-        "numerics.verify", "app", "Derive, certify, sample, attack and descend: tables, figures and a verdict."
+        "numerics.verification.command",
+        "app",
+        "Derive, certify, sample, attack and descend: tables, figures and a verdict.",
     ),
     "certify": Lazy(
-        "numerics.certify_command", "app", "A torch.nn.Module as it is: what is certified around its present weights."
+        "numerics.certification.command",
+        "app",
+        "A torch.nn.Module as it is: what is certified around its present weights.",
     ),
 }
 """Commands imported only when they are called."""

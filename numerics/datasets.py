@@ -11,12 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import flint
+import sympy
 import torch
 from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
 from numerics.device import DTYPE, generator
-from numerics.enclosures import singular_value_enclosure
+from numerics.enclosures import frobenius_norm, largest_column_norm, singular_value_enclosure
+from theory import symbols
 
 DIGITS = 1797
 PIXEL_MAXIMUM = 16.0
@@ -142,3 +144,18 @@ def check_full_column_rank(data: Data, tolerance: float | None = None) -> None:
             f"the hypothesis 'X_0 of full column rank' does not hold: {numbers}; "
             "use fewer samples, or a feature map into more dimensions"
         )
+
+
+def data_values(data: Data) -> dict[sympy.Symbol, object]:
+    """Values of `N, x_0, x_F, x_s, sigma` for a data matrix: the count, and balls that certainly contain the matrix's own norms.
+
+    See `numerics.enclosures`: the ball of `sigma` reaches down to 0 where full column rank cannot be proven.
+    """
+    least, largest = data.singular_value_enclosure
+    return {
+        symbols.N: data.samples,
+        symbols.x_0: largest,
+        symbols.x_F: frobenius_norm(data.X),
+        symbols.x_s: largest_column_norm(data.X),
+        symbols.sigma: least,
+    }

@@ -1,6 +1,6 @@
 """Wide ReLU networks near their Gaussian initialisation, measured in batches: norms, separation, gradients, semi-smoothness, gradient descent.
 
-Model of Allen-Zhu, Li, Song (arXiv 1811.03962), moments in `theory.gaussian_relu`: `h_0 = relu(A x)`, `h_l = relu(W_l h_{l-1})`, `y = B h_L`; only `W` is trained, on
+Model of Allen-Zhu, Li, Song (arXiv 1811.03962), moments in `theory.kernels.gaussian_relu`: `h_0 = relu(A x)`, `h_l = relu(W_l h_{l-1})`, `y = B h_L`; only `W` is trained, on
 `F = sum_i |y_i - y*_i|^2 / 2`. Every network of a batch is a seed of its own; intervals are over networks. Samples are columns.
 """
 
@@ -120,7 +120,7 @@ def gradient(networks: Networks, x: Tensor, residuals: Tensor) -> Tensor:
 
 
 def wide_gradient_matrix(x: Tensor, layers: int) -> Tensor:
-    """The wide limit of `gradient_matrix` for `layers >= 1` trained layers, by the angle map of `theory.gaussian_relu`: `x (*batch, features, n)` -> `(*batch, n, n)`.
+    """The wide limit of `gradient_matrix` for `layers >= 1` trained layers, by the angle map of `theory.kernels.gaussian_relu`: `x (*batch, features, n)` -> `(*batch, n, n)`.
 
     Raises:
         ValueError: no layer.
@@ -134,7 +134,7 @@ def wide_gradient_matrix(x: Tensor, layers: int) -> Tensor:
 
 
 def next_angles(theta: Tensor) -> Tensor:
-    """`theory.gaussian_relu.next_angle` on doubles, without cancellation: `sin^2(theta'/2) = sin^2(theta/2) - (sin theta - theta cos theta)/(2 pi)`."""
+    """`theory.kernels.gaussian_relu.next_angle` on doubles, without cancellation: `sin^2(theta'/2) = sin^2(theta/2) - (sin theta - theta cos theta)/(2 pi)`."""
     bend = torch.where(theta < SERIES, theta**3 / 3 - theta**5 / 30, theta.sin() - theta * theta.cos())
     return 2 * torch.asin(((theta / 2).sin().square() - bend / (2 * math.pi)).clamp(min=0).sqrt())
 
@@ -157,7 +157,7 @@ def remainder(networks: Networks, x: Tensor, targets: Tensor, change: Tensor) ->
 
 
 def remainder_bound(networks: Networks, x: Tensor, targets: Tensor, change: Tensor) -> Tensor:
-    """An upper bound of `remainder` for one trained layer, `(networks,)`, by `theory.gaussian_relu.semi_smooth_steps`.
+    """An upper bound of `remainder` for one trained layer, `(networks,)`, by `theory.kernels.gaussian_relu.semi_smooth_steps`.
 
     `sum_i |B|^2 |e_i|^2 / 2 + |v_i| |B| |e_i on units that change sign|`, with `e_i = change h_i` and residuals `v`.
 
@@ -177,7 +177,7 @@ def remainder_bound(networks: Networks, x: Tensor, targets: Tensor, change: Tens
 def flipping_change(networks: Networks, x: Tensor, targets: Tensor, radius: float) -> Tensor:
     """The change of operator norm `radius` (from below) that makes the first-order remainder largest, for one sample and one trained layer: `(networks, 1, m, m)`.
 
-    Units with `|z| <= tau b/2`, `b = (B^T v)_j > 0`, move across 0 by `tau b`; `tau` by bisection (`theory.gaussian_relu.first_order_remainder`).
+    Units with `|z| <= tau b/2`, `b = (B^T v)_j > 0`, move across 0 by `tau b`; `tau` by bisection (`theory.kernels.gaussian_relu.first_order_remainder`).
 
     Raises:
         ValueError: more than one trained layer or sample.

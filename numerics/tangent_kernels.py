@@ -1,6 +1,6 @@
 """Tangent kernels of wide networks of finite width, layer by layer and in batches; gradient descent on the squared error under them.
 
-Weights are standard Gaussian and the variances stand in the description, as in `theory.kernels`, whose limits these are the finite counterpart of.
+Weights are standard Gaussian and the variances stand in the description, as in `theory.kernels.recursion`, whose limits these are the finite counterpart of.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def finite_kernels(network: Network, X: Tensor, networks: int, source: torch.Gen
 
 
 def squared_deviations(make: Callable[[int], Network], widths: list[int], X: Tensor, limit: Tensor, layer: int, networks: int, source: torch.Generator) -> Tensor:  # fmt: skip
-    """`|K_m - K|_F^2 / |K|_F^2` of the kernel of one affine layer against its limit, `(networks, widths)`: for `numerics.scaling.slope`."""
+    """`|K_m - K|_F^2 / |K|_F^2` of the kernel of one affine layer against its limit, `(networks, widths)`: for `numerics.scaling.estimates.slope`."""
     found = [finite_kernels(make(width), X, networks, source).tangents[layer] for width in widths]
     return torch.stack([(k - limit).square().sum((1, 2)) for k in found], 1) / limit.square().sum()
 

@@ -4,7 +4,7 @@
     realisation, theta = traced.realise(), traced.theta()
     traced.output(realisation(theta, traced.input(example)))    # what the module computes
 
-`numerics.capture` records the torch operations, `numerics.operations` translates each into layers, `numerics.flow` keeps track of
+`numerics.tracing.capture` records the torch operations, `numerics.operations` translates each into layers, `numerics.certification.flow` keeps track of
 which torch dimension is what and reads the graph as chains, residuals, sums and stacks. What cannot be described is refused by name.
 
 A module in training mode has batch norms over the samples and refuses dropout; in evaluation mode batch norms use their running
@@ -22,10 +22,10 @@ from functools import cached_property
 from torch import Tensor, nn
 
 import numerics.operations  # noqa: F401 — importing it registers the operations
-from numerics.capture import Capture, capture
-from numerics.flow import Value, describe
+from numerics.certification.flow import Value, describe
 from numerics.realise import Realisation, realise
-from numerics.translate import Bindings, Site, is_whole, source, supported, translate, translates
+from numerics.tracing.capture import Capture, capture
+from numerics.tracing.translate import Bindings, Site, is_whole, source, supported, translate, translates
 from theory.layers.spatial import Permute
 from theory.network import Chain, Network, walk
 from theory.records import Shape

@@ -1,4 +1,4 @@
-"""No bad local valleys, measured: the path of `theory.lifting` from many networks at once, and what the paper's conditions keep away.
+"""No bad local valleys, measured: the path of `theory.valleys.lifting` from many networks at once, and what the paper's conditions keep away.
 
 Everything is batched over networks. `Psi` is `(networks, N, H)`: the values of the `H` units that the last affine layer reads, on `N` samples.
 """
@@ -15,7 +15,7 @@ from numerics.loss import Objective
 from numerics.realise import Realisation, realise
 from theory.network import Network
 from theory.records import Shape
-from theory.valleys import split_readout
+from theory.valleys.conditions import split_readout
 
 RADII = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 """Sizes of a change of the hidden weights that is to give `Psi` full rank, the largest first."""
@@ -117,12 +117,12 @@ class Lift:
         return torch.log1p(torch.exp(-t.reshape(-1, 1)) * self.weights).mean(-1)
 
     def below(self, level: float) -> Tensor:
-        """A `t` from which on the loss is at most `level`, by `theory.lifting.lift_bound`: `log(mean S / level)`, `(networks,)`."""
+        """A `t` from which on the loss is at most `level`, by `theory.valleys.lifting.lift_bound`: `log(mean S / level)`, `(networks,)`."""
         return (self.weights.mean(-1) / level).log().clamp(min=0)
 
 
 def lift(problem: Problem, theta: Tensor) -> Lift:
-    """The path of `theory.lifting` from each network, with the right inverse of least norm (`sigma` says how far it is to be trusted)."""
+    """The path of `theory.valleys.lifting` from each network, with the right inverse of least norm (`sigma` says how far it is to be trusted)."""
     psi = problem.psi(theta)
     right = torch.linalg.pinv(psi)  # (networks, H, N)
     change = (right @ problem.one_hot).mT  # (networks, K, H)

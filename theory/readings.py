@@ -4,9 +4,9 @@ The branch is `affine(d), silu, scale(sqrt 2), affine(d)`: SiLU is analytic (top
 it); `sqrt 2` keeps the second moment of large signals. The chain repeats the branch `L` times, the residual network adds it, scaled by `alpha`, to its input. Readings:
 
     regularity   singular values of the input Jacobian from below, weights of norm at most rho           (`theory.compose`)
-    topology     Pfaffian format of the loss in the parameters                                           (`theory.topology`)
-    moments      E|F(x)|^2 / |x|^2, weights of variance 1/d                                              (`theory.propagation`)
-    kernels      least eigenvalue of the tangent kernel of the last block's first weights, wide layers   (`theory.kernels`)
+    topology     Pfaffian format of the loss in the parameters                                           (`theory.topology.loss`)
+    moments      E|F(x)|^2 / |x|^2, weights of variance 1/d                                              (`theory.signal.propagation`)
+    kernels      least eigenvalue of the tangent kernel of the last block's first weights, wide layers   (`theory.kernels.recursion`)
     clean path   singular values of the input Jacobian at weights 0                                      (`theory.compose`)
 """
 
@@ -24,16 +24,16 @@ from theory.atoms.base import Domain
 from theory.atoms.entrywise import ACTIVATIONS, z
 from theory.bound import Bound, Sense
 from theory.compose import Regularity
-from theory.kernels import kernels, least_eigenvalue
+from theory.kernels.recursion import kernels, least_eigenvalue
 from theory.landscape import landscape
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
 from theory.layers.fixed import Scaling
 from theory.limits import depth_limit
 from theory.network import Chain, Network, Repeat, Residual, chain, repeat, residual, substitute
-from theory.propagation import Moments, alpha, propagate
 from theory.records import Shape
-from theory.topology import Reading, topology
+from theory.signal.propagation import Moments, alpha, propagate
+from theory.topology.loss import Reading, topology
 
 L, d, rho = symbols.L, symbols.d, symbols.rho
 BRANCH = chain(Affine(d), Activation("silu"), Scaling(sympy.sqrt(2)), Affine(d))

@@ -18,7 +18,7 @@ PIECES = 400
 
 FIXED, PROPORTIONAL, POSTERIORI = "fixed", "proportional", "posteriori"
 RULES = (FIXED, PROPORTIONAL, POSTERIORI)
-"""How a step is chosen: Theorem 1; Theorem 2; from what is measured along the run (`numerics.descent`)."""
+"""How a step is chosen: Theorem 1; Theorem 2; from what is measured along the run (`numerics.convergence.descent`)."""
 
 
 @dataclass(frozen=True)

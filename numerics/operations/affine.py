@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from numerics.flow import Value
+from numerics.certification.flow import Value
 from numerics.operations.weights import bind_bias, weight_matrix
-from numerics.translate import Site, translates
+from numerics.tracing.translate import Site, translates
 from theory.layers.affine import Affine
 
 aten = torch.ops.aten

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from numerics.flow import Value, stack
-from numerics.translate import Site, translates
+from numerics.certification.flow import Value, stack
+from numerics.tracing.translate import Site, translates
 from theory.layers.affine import Affine
 from theory.layers.attention import Attend
 

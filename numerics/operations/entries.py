@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from numerics.flow import Value
-from numerics.translate import Site, translates
+from numerics.certification.flow import Value
+from numerics.tracing.translate import Site, translates
 from theory.layers.activation import Activation, LogSoftmax, SoftmaxLayer
 
 aten = torch.ops.aten

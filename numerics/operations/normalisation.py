@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from numerics.flow import Value
+from numerics.certification.flow import Value
 from numerics.operations.weights import gain_and_shift
-from numerics.translate import Fixed, Site, exact, translates
+from numerics.tracing.translate import Fixed, Site, exact, translates
 from theory.layers.normalisation import BatchNorm, FrozenBatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 aten = torch.ops.aten

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from numerics.flow import Value, concatenated, summed
+from numerics.certification.flow import Value, concatenated, summed
 from numerics.operations.weights import bind_bias
-from numerics.translate import Parameter, Site, exact, layer_path, translates
+from numerics.tracing.translate import Parameter, Site, exact, layer_path, translates
 from theory.atoms.windows import Windows
 from theory.layers.affine import Affine
 from theory.layers.fixed import Scaling

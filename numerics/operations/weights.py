@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrizations
 
-from numerics.translate import Computed, Parameter, Site, layer_path
+from numerics.tracing.translate import Computed, Parameter, Site, layer_path
 
 TINY = sympy.Rational("1e-24")
 """The `eps` of torch's weight normalisation, which has none: `v / sqrt(eps + |v|^2)` differs from `v / |v|` by the factor

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from numerics.flow import Value
+from numerics.certification.flow import Value
 from numerics.operations.weights import bind_bias, tensor_shape, weight_matrix
-from numerics.translate import Site, translates
+from numerics.tracing.translate import Site, translates
 from theory.atoms.windows import Windows
 from theory.layers.base import Layer
 from theory.layers.fixed import Scaling

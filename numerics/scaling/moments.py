@@ -24,7 +24,7 @@ from theory.spec import describe
 
 @dataclass(frozen=True)
 class Ratios:
-    """Squared ratios of every network, each `(networks,)`: what `theory.propagation` knows the means of.
+    """Squared ratios of every network, each `(networks,)`: what `theory.signal.propagation` knows the means of.
 
     Attributes:
         second: `|h_L|^2 / |h_0|^2`.

@@ -24,9 +24,9 @@ from numerics.scaling.sizes import Sizes
 from numerics.scaling.training import OPTIMISERS, train
 from numerics.scaling.weights import iid_layers, smooth_layers, sphere
 from numerics.skips.paired import interval
-from theory.depth_scaling import improvements, log_normal, regimes, tie
 from theory.network import Network
-from theory.propagation import alpha, propagate, res1, res3
+from theory.signal.depth_scaling import improvements, log_normal, regimes, tie
+from theory.signal.propagation import alpha, propagate, res1, res3
 from theory.symbols import L, c
 
 CRITICAL = {"iid": 0.5, "smooth": 1.0}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from numerics.certification.local import ALLOWANCE, FLOATS, Walk
 from numerics.device import DTYPE, generator
-from numerics.local import ALLOWANCE, FLOATS, Walk
 from numerics.measure import jacobian_operators, operator_norm
 from numerics.realise import realise
 from numerics.skips.networks import SkipNetwork

@@ -15,15 +15,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from numerics.density import mean_singular_value
 from numerics.device import generator
 from numerics.images import Images, Normalisation, as_values, digits_images, random_crop, random_flip, shaped
-from numerics.krylov import jacobian_products
 from numerics.readers import Folder, load
 from numerics.report import write_atomically
+from numerics.singular_values.dense import jacobian_singular_values
+from numerics.singular_values.density import mean_singular_value
+from numerics.singular_values.krylov import jacobian_products
 from numerics.skips.modules import Described, as_module
 from numerics.skips.protocols import Protocol
-from numerics.spectra import jacobian_singular_values
 
 Progress = Callable[[int, int], None]
 """`(steps or epochs done, all of them)`."""

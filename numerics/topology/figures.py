@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numerics.plots import COLOURS, MARKERS, STYLE, panels, save
 from numerics.topology.measured import Measured
 from numerics.topology.sublevel import Persistence
-from theory.perceptrons import Shaped
+from theory.topology.perceptrons import Shaped
 
 KINDS = ("minimum", "saddle", "maximum")
 

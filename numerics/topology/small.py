@@ -10,7 +10,7 @@ from sympy import Integer, Rational
 from theory.expression import LossExpression, loss_expression
 from theory.network import Network
 from theory.spec import parse
-from theory.topology import Reading, topology
+from theory.topology.loss import Reading, topology
 
 ANALYTIC = ("tanh", "sigmoid", "softplus", "arctan", "erf", "silu", "gelu")
 SHAPES = ("affine(1), {0}", "affine(1), {0}, affine(1)", "affine(1), residual({0}, affine(1))")

@@ -20,8 +20,8 @@ import torch
 from matplotlib.figure import Figure
 
 from numerics.device import generator
-from numerics.readings import Row, Setting, inputs, realised, table, weights
-from numerics.readings_figure import readings
+from numerics.readings.figure import readings
+from numerics.readings.table import Row, Setting, inputs, realised, table, weights
 from numerics.search import search_layer
 from theory.readings import KAPPA, PAIR, L, rho, small_signal_gain, values
 

@@ -44,7 +44,7 @@ from numerics.overparameterised import (
 )
 from numerics.scaling.estimates import Estimate, Mean, rate, slope
 from numerics.search import maximise
-from theory.gaussian_relu import (
+from theory.kernels.gaussian_relu import (
     angle_bounds,
     arc_steps,
     d,

@@ -26,10 +26,10 @@ from numerics.topology.small import INPUTS, SmallLoss, small_losses, three_param
 from numerics.topology.sublevel import resolution_study
 from theory import symbols
 from theory.expression import loss_expression
-from theory.formats import State, fold
-from theory.perceptrons import H, d_0, deep_against_shallow, h, perceptron
 from theory.spec import parse
-from theory.topology import l2_invariance, skip_invariance, topology
+from theory.topology.formats import State, fold
+from theory.topology.loss import l2_invariance, skip_invariance, topology
+from theory.topology.perceptrons import H, d_0, deep_against_shallow, h, perceptron
 
 N = symbols.N
 FORMAT, BETTI, GROWTH, INVARIANT, SUBLEVEL = "format", "betti-bound", "growth", "l2-and-skips", "sublevel-sets"

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from sympy import S
 
 from numerics.device import generator
-from numerics.scaling import slope, sphere
+from numerics.scaling.estimates import slope
+from numerics.scaling.weights import sphere
 from numerics.tangent_kernels import finite_kernels, squared_deviations
 from theory.atoms.entrywise import ACTIVATIONS, z
-from theory.correlation import (
+from theory.kernels.correlation import (
     correlation_map,
     correlations,
     depth_law,
@@ -30,8 +31,8 @@ from theory.correlation import (
     power_law,
     rho,
 )
-from theory.dual import a, b, c, derivative, dual, dual_values, mean, mean_values, second_moment_values
-from theory.kernels import fully_connected, kernels, least_eigenvalue, normaliser, residual_network
+from theory.kernels.dual import a, b, c, derivative, dual, dual_values, mean, mean_values, second_moment_values
+from theory.kernels.recursion import fully_connected, kernels, least_eigenvalue, normaliser, residual_network
 from theory.network import Repeat, chain
 
 CONSTANT = S.One

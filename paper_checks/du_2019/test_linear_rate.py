@@ -15,10 +15,10 @@ from sympy import S
 from numerics.certify import certify
 from numerics.device import DTYPE, generator
 from numerics.realise import realise
-from numerics.scaling import sphere
+from numerics.scaling.weights import sphere
 from numerics.skips.paired import interval
 from numerics.tangent_kernels import descend
-from theory.kernels import fully_connected, kernels, least_eigenvalue, residual_network
+from theory.kernels.recursion import fully_connected, kernels, least_eigenvalue, residual_network
 from theory.records import Shape
 
 DEPTH, WIDTH, NETWORKS, STEPS = 3, 256, 12, 60

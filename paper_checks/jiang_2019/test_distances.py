@@ -5,18 +5,18 @@ in the authors' code and blog; the text was not at hand. The invariance is deriv
 the network's first and second derivative in its input, which ties the margin to curvature: with `kappa = beta m / g^2` the true distance is
 `d` times a number between `2 / (1 + sqrt(1 + 2 kappa))` and `2 / (1 + sqrt(1 - 2 kappa))`.
 
-Searched distances are those of points found across the boundary (`numerics.boundary.search`): upper bounds of the true ones.
+Searched distances are those of points found across the boundary (`numerics.generalisation.boundary.search`): upper bounds of the true ones.
 """
 
 import pytest
 import sympy
 import torch
 
-from numerics.boundary import certified, search
 from numerics.device import DTYPE, generator
-from numerics.margin_figures import distributions
-from numerics.margins import margins
-from numerics.population import FIXED_DATA, Population, train
+from numerics.generalisation.boundary import certified, search
+from numerics.generalisation.figures import distributions
+from numerics.generalisation.margins import margins
+from numerics.generalisation.population import FIXED_DATA, Population, train
 from numerics.realise import realise
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine

@@ -2,7 +2,7 @@
 
 Claim: `gap = a^T log(signature) + b`, the signature being quartiles and fences of the positive normalised distances at the input and three hidden layers; normalisation, several layers, the
 whole distribution and the logarithm all help (read: code and blog; the text was not at hand). The paper's models are convolutional and residual networks on CIFAR; here they are small
-ReLU networks on scikit-learn's digits (`numerics.population`), so a claim that does not replicate is a statement about this population alone.
+ReLU networks on scikit-learn's digits (`numerics.generalisation.population`), so a claim that does not replicate is a statement about this population alone.
 
 The same for every comparison, settled while looking at populations of the data seeds 0 and 1 (the slow test adds 2 to 4): a model counts if its training accuracy is at least 0.99. The predictor is ridge regression on the logarithms of all 20 numbers (at least 200 models; least squares
 on 8 of them, first quartile and median of every layer, beside it); what is compared is the 10-fold cross-validated `R^2`, five times repeated, by paired
@@ -22,11 +22,11 @@ import sympy
 import torch
 
 from numerics.device import DTYPE, generator
-from numerics.margin_figures import distributions, prediction
-from numerics.margins import NUMBERS, Margins, margins
-from numerics.population import FIXED_DATA, HIDDEN, Population, Ranges, train
+from numerics.generalisation.figures import distributions, prediction
+from numerics.generalisation.margins import NUMBERS, Margins, margins
+from numerics.generalisation.population import FIXED_DATA, HIDDEN, Population, Ranges, train
+from numerics.generalisation.regression import Fit, difference, fit
 from numerics.realise import realise
-from numerics.regression import Fit, difference, fit
 from numerics.skips.paired import Interval
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine

@@ -9,11 +9,10 @@ step lemma (reconstructed): `ell_{t+1} - inf <= (1 - mu eta (2 - beta eta)) (ell
 import sympy
 import torch
 
-from numerics.datasets import digits
-from numerics.descent import descend
+from numerics.convergence.descent import descend
+from numerics.datasets import data_values, digits
 from numerics.device import generator
 from numerics.ensembles import draw
-from numerics.family import data_values
 from numerics.loss import Objective
 from numerics.realise import realise
 from numerics.search import maximise

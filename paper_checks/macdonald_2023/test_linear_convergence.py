@@ -19,13 +19,12 @@ import sympy
 import torch
 from matplotlib.figure import Figure
 
-from numerics.converge import Problem, descend
-from numerics.datasets import digits
-from numerics.descent import Descent, envelope
-from numerics.family import data_values
+from numerics.convergence.descent import Descent, envelope
+from numerics.convergence.problem import Problem, descend
+from numerics.convergence.starts import AHEAD, adversarial, remaining, spread
+from numerics.datasets import data_values, digits
 from numerics.plots import COLOURS, STYLE, panels
 from numerics.preparation import whitened
-from numerics.starts import AHEAD, adversarial, remaining, spread
 from theory import symbols
 from theory.convergence import certify, rate_bounds
 from theory.landscape import landscape

@@ -12,10 +12,9 @@ Claims (abstract; the formulas are re-derived for this project, the paper's own 
 import sympy
 import torch
 
-from numerics.datasets import digits
+from numerics.datasets import data_values, digits
 from numerics.device import generator
 from numerics.ensembles import draw
-from numerics.family import data_values
 from numerics.measure import (
     cross_entropy,
     input_jacobian,

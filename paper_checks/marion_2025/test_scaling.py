@@ -30,8 +30,8 @@ from numerics.scaling.weights import iid_layers, smooth_layers, sphere
 from numerics.search import maximise
 from theory import symbols
 from theory.bound import Sense
-from theory.depth_scaling import growth_limit, improvements, log_normal, regimes, tie, verify
-from theory.propagation import alpha, propagate, res1, res3
+from theory.signal.depth_scaling import growth_limit, improvements, log_normal, regimes, tie, verify
+from theory.signal.propagation import alpha, propagate, res1, res3
 
 IID, SMOOTH, MOMENTS, PROBABILITY, GRADIENTS = (
     "iid-regimes",

@@ -4,7 +4,7 @@
 - slope: `C'(1) = E[phi_hat'(g)^2] / E[phi_hat(g)^2]`.
 - c-map: of depth `D`, for shaped, plain tanh and ReLU chains.
 
-That the conditions can be solved for a given activation is not asserted as the paper's: `theory.shaping` derives where they cannot (affine activations, ReLU at any
+That the conditions can be solved for a given activation is not asserted as the paper's: `theory.kernels.shaping` derives where they cannot (affine activations, ReLU at any
 depth) and where deep solutions start (`2 phi' phi''' + phi''^2 = 0`), and certifies each solution. The bound on `|C(c) - c|` is ours.
 """
 
@@ -17,11 +17,11 @@ import torch
 
 from numerics.device import DTYPE, generator
 from numerics.plots import COLOURS, panels
-from numerics.scaling import Mean
+from numerics.scaling.estimates import Mean
 from numerics.search import maximise
 from theory.atoms.entrywise import z
-from theory.dual import dual_values, mean_values
-from theory.shaping import (
+from theory.kernels.dual import dual_values, mean_values
+from theory.kernels.shaping import (
     RESIDUAL,
     ZETA,
     condition_steps,

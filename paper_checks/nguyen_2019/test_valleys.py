@@ -2,7 +2,7 @@ r"""Nguyen, Mukkamala, Hein (arXiv 1809.10749, ICLR 2019): deep networks of a cl
 
 Setting: softmax cross-entropy on `N` distinct samples. Claims, and how sure their wording is (the text was not at hand):
 
-- the class: conditions (1) to (5) of `theory.valleys` (read). The paper's further condition on the growth of activations is unsure; in its place stands "no
+- the class: conditions (1) to (5) of `theory.valleys.conditions` (read). The paper's further condition on the growth of activations is unsure; in its place stands "no
   polynomial", which is what the derivation of linear independence uses, and biases, which it uses as well. Nothing is asserted of the paper's own condition.
 - rank: `Psi` has rank `N` off a null set (recalled). Derived here for free, unshared weights; for shared ones one certified witness per network and data decides,
   as a nonzero analytic function vanishes on a null set only.
@@ -24,9 +24,12 @@ from numerics.enclosures import singular_value_enclosure
 from numerics.ensembles import draw
 from numerics.search import maximise
 from numerics.valleys import Problem, dead, escape, lift, relative_sigma, separated
-from theory.activation_conditions import activation_conditions, independence_steps
 from theory.atoms.entrywise import ACTIVATIONS
-from theory.lifting import (
+from theory.records import Shape
+from theory.spec import parse
+from theory.valleys.activations import activation_conditions, independence_steps
+from theory.valleys.conditions import failures
+from theory.valleys.lifting import (
     duplicate_bound,
     lift_bound,
     lift_steps,
@@ -34,9 +37,6 @@ from theory.lifting import (
     maximum_steps,
     valley_steps,
 )
-from theory.records import Shape
-from theory.spec import parse
-from theory.valleys import failures
 
 SAMPLES, CLASSES = 8, 3
 MEMBERS = {

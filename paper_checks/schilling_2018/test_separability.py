@@ -24,9 +24,9 @@ from sympy import Matrix
 from numerics.datasets import digits
 from numerics.device import generator
 from numerics.search import maximise
-from numerics.separability import discrimination_value
-from numerics.separability_figures import separability
-from numerics.separability_study import Layers, Training, across_depths, halves, study
+from numerics.separability.figures import separability
+from numerics.separability.study import Layers, Training, across_depths, halves, study
+from numerics.separability.value import discrimination_value
 from numerics.skips.paired import interval
 from theory import separability as theory
 

@@ -4,7 +4,7 @@ r"""Yu and Sabuncu (arXiv 1810.07746): is the code invariant to affine maps, and
    (`M^-1 M = 1`, derived), and a trained transformer is measured against that; a pose that moves the code by more than another shape does is searched for.
 7. The aligned code retrieves better (read). On brain structures at 80^3 in the source; here on superquadrics at 16^3 by default (few steps, five seeds, wide
    intervals) and at 24^3 in the slow variant. Eight forms, poses never equal between query and gallery, paired differences over seeds with bootstrap intervals.
-   The verdict is whatever comes out. The training objective is a reconstruction (`numerics.retrieval`). Observed: at 16^3 undecided, networks trained this
+   The verdict is whatever comes out. The training objective is a reconstruction (`numerics.volumetric.retrieval`). Observed: at 16^3 undecided, networks trained this
    briefly give back little more than the mean form; at 24^3 (300 steps, five seeds) retrieval undecided as well (precision +0.003 [-0.003, 0.014], 0.37 where
    chance is 0.20 and voxels at the true pose reach 0.95), while the pose makes less of the code's variance (0.30 for 0.36: -0.065 [-0.115, -0.015]).
 """
@@ -15,13 +15,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from numerics.autoencoder import REDUCED, SMALL, Aligned
 from numerics.device import DTYPE, generator
-from numerics.retrieval import VARIANTS, Protocol, Trial, base_pose, differences, trial, voxels
 from numerics.search import maximise
-from numerics.volume_figures import bars, slices
-from numerics.volumes import FORMS, Poses, affine_matrices, resample, soft_dice, superquadrics
-from theory import affine_maps
+from numerics.volumetric.autoencoder import REDUCED, SMALL, Aligned
+from numerics.volumetric.figures import bars, slices
+from numerics.volumetric.retrieval import VARIANTS, Protocol, Trial, base_pose, differences, trial, voxels
+from numerics.volumetric.volumes import FORMS, Poses, affine_matrices, resample, soft_dice, superquadrics
+from theory.volumetric import affine_maps
 
 QUICK = Protocol(SMALL, steps=30, batch=8, transformer_rate=3e-3)
 SEEDS = 5

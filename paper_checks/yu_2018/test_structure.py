@@ -8,7 +8,7 @@ r"""Yu and Sabuncu (arXiv 1810.07746): grids, layers, soft Dice, affine paramete
 4. Affine parameters (the factorisation is reconstructed: the source says nine; here three rotations, scales, translations): identities, inverse, recovery, gimbal.
 5. Sampler (derived for this project): Schur's test for the image, the chain rule for the map; the derivative by the map jumps, so its second order is unbounded.
 
-The text was not at hand; widths, activations of the decoder and the form of the losses are reconstructions (`numerics.autoencoder`).
+The text was not at hand; widths, activations of the decoder and the form of the losses are reconstructions (`numerics.volumetric.autoencoder`).
 """
 
 import math
@@ -19,16 +19,16 @@ import torch
 from sympy import Integer
 from torch import nn
 
-from numerics.autoencoder import PUBLISHED, Architecture, SpatialTransformer, decoder, encoder, grids
+from numerics.certification.gains import gains, measured_total, total
 from numerics.certify import certify
 from numerics.convolution import convolution_norm
 from numerics.device import DTYPE, generator
-from numerics.gains import gains, measured_total, total
 from numerics.measure import operator_norm
 from numerics.realise import realise
 from numerics.search import maximise, search_layer
 from numerics.trace import trace
-from numerics.volumes import (
+from numerics.volumetric.autoencoder import PUBLISHED, Architecture, SpatialTransformer, decoder, encoder, grids
+from numerics.volumetric.volumes import (
     FORMS,
     Poses,
     affine_matrices,
@@ -38,13 +38,13 @@ from numerics.volumes import (
     superquadrics,
     theory_parameters,
 )
-from theory import affine_maps, trilinear
 from theory.atoms.entrywise import activation_facts
 from theory.atoms.windows import Windows
-from theory.dice import SoftDice
 from theory.layers.normalisation import InstanceNorm
 from theory.layers.spatial import Convolution, MaxPool, TransposedConvolution
 from theory.records import Shape
+from theory.volumetric import affine_maps, trilinear
+from theory.volumetric.dice import SoftDice
 
 TINY = Architecture(size=12, levels=2, width=2, code=4, transformer_width=4)
 """The published blocks at 12^3: small enough for every Jacobian of the default run."""

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from numerics.autoencoder import (
+from numerics.certification.gains import gains, measured_total, total
+from numerics.device import DTYPE, generator
+from numerics.trace import trace
+from numerics.volumetric.autoencoder import (
     PUBLISHED,
     REDUCED,
     SMALL,
@@ -17,12 +20,9 @@ from numerics.autoencoder import (
     encoder,
     grids,
 )
-from numerics.device import DTYPE, generator
-from numerics.gains import gains, measured_total, total
-from numerics.retrieval import Protocol, chance, differences, ranking, spread, train, trial, voxels
-from numerics.trace import trace
-from numerics.volume_figures import bars, slices
-from numerics.volumes import FORMS, Poses, affine_matrices, superquadrics
+from numerics.volumetric.figures import bars, slices
+from numerics.volumetric.retrieval import Protocol, chance, differences, ranking, spread, train, trial, voxels
+from numerics.volumetric.volumes import FORMS, Poses, affine_matrices, superquadrics
 
 TINY = Architecture(size=12, levels=2, width=2, code=4, transformer_width=4)
 

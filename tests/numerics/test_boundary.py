@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from numerics.boundary import certified, derivatives, search
 from numerics.device import DTYPE, generator
+from numerics.generalisation.boundary import certified, derivatives, search
 from numerics.realise import realise
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine

@@ -10,10 +10,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from numerics import certify as certificates
-from numerics.attack import attack
+from numerics.certification.attack import attack
+from numerics.certification.local import Form, Walk, largest
 from numerics.certify import certify, problem
 from numerics.cli import app
-from numerics.local import Form, Walk, largest
 from numerics.measure import param_jacobian_norm, tangent_kernel_lambda_min
 from numerics.search import unit
 from tests.numerics.modules import MODULES, built

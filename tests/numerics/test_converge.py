@@ -18,13 +18,13 @@ import torch
 from typer.testing import CliRunner
 
 from numerics import cli
-from numerics.converge import Problem, descend, judged, resume, save, state_file
+from numerics.convergence.descent import Descent
+from numerics.convergence.factors import factors
+from numerics.convergence.members import members
+from numerics.convergence.problem import Problem, descend, judged, resume, save, state_file
+from numerics.convergence.starts import adversarial, remaining, spread
 from numerics.datasets import digits
-from numerics.descent import Descent
-from numerics.factors import factors
-from numerics.members import members
 from numerics.preparation import random_features, whitened
-from numerics.starts import adversarial, remaining, spread
 from theory.recursion import POSTERIORI, PROPORTIONAL, RULES
 
 SPEC = "affine(12), repeat(2, residual(tanh, affine(12, weight_norm=frobenius, eps=1), scale(1/16))), crop(10)"

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from numerics.descent import Descent, Trajectory, descend, least_split, measured_step
+from numerics.convergence.descent import Descent, Trajectory, descend, least_split, measured_step
 from numerics.device import DTYPE
 from numerics.loss import Objective
 from numerics.realise import Realisation, realise

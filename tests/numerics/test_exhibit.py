@@ -8,8 +8,8 @@ import pytest
 import torch
 from sympy import S
 
+from numerics.convergence.exhibit import Exhibit, example_data, exhibit, exhibits, slopes
 from numerics.device import DTYPE, generator
-from numerics.exhibit import Exhibit, example_data, exhibit, exhibits, slopes
 from numerics.measure import (
     input_jacobian,
     input_jacobian_norm,

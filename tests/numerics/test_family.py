@@ -6,9 +6,8 @@ import flint
 import pytest
 import torch
 
-from numerics.datasets import Data, digits
+from numerics.datasets import Data, data_values, digits
 from numerics.device import DTYPE
-from numerics.family import data_values
 from theory import symbols
 from theory.convergence import certify
 from theory.landscape import landscape

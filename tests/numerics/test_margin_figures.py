@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from numerics.margin_figures import distributions, prediction
+from numerics.generalisation.figures import distributions, prediction
+from numerics.generalisation.regression import fit
 from numerics.plots import save
-from numerics.regression import fit
 
 
 def test_a_prediction_has_one_point_a_model(tmp_path) -> None:

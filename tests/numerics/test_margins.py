@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from numerics.device import DTYPE, generator
-from numerics.margins import NUMBERS, Margins, hidden_positions, margins, module_margins
+from numerics.generalisation.margins import NUMBERS, Margins, hidden_positions, margins, module_margins
 from numerics.realise import realise
 from theory.network import chain
 from theory.records import Shape

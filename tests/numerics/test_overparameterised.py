@@ -30,7 +30,7 @@ from numerics.overparameterised import (
     worst_norm,
     worst_remainder,
 )
-from theory.gaussian_relu import next_angle
+from theory.kernels.gaussian_relu import next_angle
 
 
 @pytest.fixture(name="nets")

@@ -10,10 +10,10 @@ import torch
 from sympy import S
 from torch import Tensor
 
-from numerics.descent import Trajectory
+from numerics.convergence.descent import Trajectory
+from numerics.convergence.passes import PassDescent, batches_of
 from numerics.device import DTYPE
 from numerics.loss import Objective
-from numerics.passes import PassDescent, batches_of
 from numerics.realise import realise
 from theory.convergence import Certificate, certify
 from theory.costs import CrossEntropy, SquaredError

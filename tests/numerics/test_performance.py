@@ -11,9 +11,9 @@ import torch
 from sympy import S
 from torch import nn
 
-from numerics import performance
 from numerics.certify import certify
-from numerics.performance import worst_case_rate
+from numerics.convergence import performance
+from numerics.convergence.performance import worst_case_rate
 from theory.costs import SquaredError
 from theory.landscape import Landscape, landscape
 from theory.spec import parse

@@ -5,7 +5,7 @@ import torch
 
 from numerics.datasets import digits
 from numerics.device import generator
-from numerics.population import FIXED_DATA, HIDDEN, Ranges, Settings, _Stack, description, train
+from numerics.generalisation.population import FIXED_DATA, HIDDEN, Ranges, Settings, _Stack, description, train
 from numerics.realise import realise
 from theory.records import Shape
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from numerics.device import generator
-from numerics.readings import (
+from numerics.readings.figure import readings
+from numerics.readings.table import (
     READINGS,
     Setting,
     growth,
@@ -14,7 +15,6 @@ from numerics.readings import (
     table,
     weights,
 )
-from numerics.readings_figure import readings
 from numerics.tangent_kernels import finite_kernels
 from theory.readings import LAYER, PAIR
 

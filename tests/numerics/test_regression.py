@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from numerics.regression import FEW_FEATURES, FEW_MODELS, difference, fit
+from numerics.generalisation.regression import FEW_FEATURES, FEW_MODELS, difference, fit
 
 
 def planted(models: int, features: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from numerics import cli, report_command
+from numerics import cli
 from numerics.claims import Claim, Evidence, Paper
+from numerics.paper_report import command as report_command
 from numerics.report import write_results
 
 PACKAGE = """

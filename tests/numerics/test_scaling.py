@@ -26,8 +26,8 @@ from numerics.scaling.processes import (
 )
 from numerics.scaling.weights import fractional_layers, iid_layers, smooth_layers, sphere, weights
 from theory.bound import Sense
-from theory.depth_scaling import log_normal
-from theory.propagation import propagate
+from theory.signal.depth_scaling import log_normal
+from theory.signal.propagation import propagate
 from theory.spec import parse
 
 RES3 = "repeat({L}, residual(affine({d}), relu, affine({d}), scale({a!r})))"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from numerics import cli, scaling_command
+from numerics import cli
+from numerics.scaling import command as scaling_command
 from numerics.scaling.estimates import Estimate
 from numerics.scaling.sizes import QUICK, Sizes, sizes
 from numerics.scaling.study import Stage, Verdict, _near, settings

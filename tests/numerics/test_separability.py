@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sympy import Matrix
 
 from numerics.device import generator
-from numerics.separability import class_distances, discrimination_value, standardised
+from numerics.separability.value import class_distances, discrimination_value, standardised
 from theory import separability as theory
 
 ROUNDING = 1e-12

@@ -9,9 +9,9 @@ import torch
 from numerics.datasets import digits
 from numerics.device import generator
 from numerics.realise import realise
-from numerics.separability import discrimination_value
-from numerics.separability_figures import separability
-from numerics.separability_study import Training, across_depths, halves, layer_values, perceptron, start, study, train
+from numerics.separability.figures import separability
+from numerics.separability.study import Training, across_depths, halves, layer_values, perceptron, start, study, train
+from numerics.separability.value import discrimination_value
 from theory.records import Shape
 
 SETTING = Training(width=6, seeds=4, steps=12, batch=20)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from benchmarks.resnet18 import resnet18
 from benchmarks.toy_jacobian import drawn, published
-from numerics.density import mean_singular_value, spectral_density
-from numerics.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
-from numerics.linearised import Linearised, without_state
 from numerics.realise import realise
+from numerics.singular_values.dense import _gram, jacobian_singular_values, singular_values_of_states
+from numerics.singular_values.density import mean_singular_value, spectral_density
+from numerics.singular_values.krylov import Products, extreme_singular_values, jacobian_products, miss_probability
+from numerics.singular_values.linearised import Linearised, without_state
+from numerics.singular_values.sweep import Sweep
+from numerics.singular_values.tiles import _plan
 from numerics.skips.networks import VARIANTS
-from numerics.spectra import _gram, jacobian_singular_values, singular_values_of_states
-from numerics.sweep import Sweep
-from numerics.tiles import _plan
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
 from theory.network import chain
@@ -145,7 +145,7 @@ def test_the_functional_forms_are_replaced_too() -> None:
 def test_a_convolution_by_tiles_is_the_convolution(
     size: tuple[int, int], kernel: tuple[int, int], stride: int, padding: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("numerics.tiles.WASTE", math.inf)  # every one by tiles
+    monkeypatch.setattr("numerics.singular_values.tiles.WASTE", math.inf)  # every one by tiles
     _plan.cache_clear()
     weight, x = gaussian(3, 2, *kernel), gaussian(2, 2, *size, seed=1)
 

@@ -12,7 +12,7 @@ from numerics.realise import realise
 from numerics.scaling.estimates import Mean
 from numerics.scaling.weights import sphere
 from numerics.tangent_kernels import descend, finite_kernels
-from theory.kernels import fully_connected, kernels, residual_network
+from theory.kernels.recursion import fully_connected, kernels, residual_network
 from theory.records import Shape
 from theory.spec import parse
 

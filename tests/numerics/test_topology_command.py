@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from numerics import cli, topology_command
+from numerics import cli
+from numerics.topology import command as topology_command
 from numerics.topology.small import small_losses, wells
 from theory.spec import parse
-from theory.topology import topology
+from theory.topology.loss import topology
 
 NETWORK = "affine(3, bias=true), tanh, affine(1, bias=true)"
 runner = CliRunner()

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from numerics.device import generator
 from numerics.realise import Operation, operation
 from numerics.trace import Traced, supported, trace, translates
-from numerics.translate import MODULES, OPERATIONS
+from numerics.tracing.translate import MODULES, OPERATIONS
 from theory.atoms.base import Atom, Domain
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine

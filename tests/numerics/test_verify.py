@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from numerics import verify
 from numerics.compare import Comparison
 from numerics.datasets import digits
-from numerics.family import FIRST, KERNEL, SMOOTHNESS, Configuration, configurations, derive_bounds
-from numerics.replay import replay
 from numerics.report import INTERRUPTED, write_atomically
-from numerics.study import Budget, Outcome, Task, study
-from numerics.verify import Collected, best_rows, figures, prepare, tables
+from numerics.verification import command as verify
+from numerics.verification.command import Collected, best_rows, figures, prepare, tables
+from numerics.verification.family import FIRST, KERNEL, SMOOTHNESS, Configuration, configurations, derive_bounds
+from numerics.verification.replay import replay
+from numerics.verification.study import Budget, Outcome, Task, study
 
 TINY = Budget(networks=64, dense=8, restarts=4, search_steps=10, starts=12, descent_steps=10)
 SAMPLES = 4

@@ -7,7 +7,7 @@ import sympy
 import torch
 
 from numerics.device import DTYPE, generator
-from numerics.volumes import (
+from numerics.volumetric.volumes import (
     FORMS,
     RADIUS,
     Poses,
@@ -21,8 +21,8 @@ from numerics.volumes import (
     superquadrics,
     theory_parameters,
 )
-from theory import affine_maps, trilinear
-from theory.dice import SoftDice
+from theory.volumetric import affine_maps, trilinear
+from theory.volumetric.dice import SoftDice
 
 IDENTITY = torch.eye(3, 4, dtype=DTYPE)[None]
 

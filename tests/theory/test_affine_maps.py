@@ -5,7 +5,7 @@ import pytest
 import sympy
 from sympy import Rational, pi
 
-from theory.affine_maps import (
+from theory.volumetric.affine_maps import (
     ANGLES,
     PARAMETERS,
     SCALES,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sympy import Symbol
 
-from theory.betti import LARGEST_BITS, critical_points, khovanskii, sublevel_betti, zell
+from theory.topology.betti import LARGEST_BITS, critical_points, khovanskii, sublevel_betti, zell
 
 small = st.integers(1, 6)
 

@@ -7,7 +7,7 @@ import pytest
 import sympy
 from sympy import S
 
-from theory.correlation import (
+from theory.kernels.correlation import (
     correlation_map,
     correlations,
     depth_law,
@@ -18,7 +18,7 @@ from theory.correlation import (
     rho,
     slope_at_one,
 )
-from theory.kernels import least_eigenvalue
+from theory.kernels.recursion import least_eigenvalue
 
 
 def grams(samples: int, features: int, sets: int) -> np.ndarray:

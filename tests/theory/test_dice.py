@@ -5,7 +5,7 @@ import pytest
 import sympy
 from scipy.optimize import minimize
 
-from theory.dice import SoftDice, a, b, m, n, q, s
+from theory.volumetric.dice import SoftDice, a, b, m, n, q, s
 
 CONVENTIONS = [SoftDice(power, smoothed) for power in (1, 2) for smoothed in (False, True)]
 IDS = [f"power {c.power}{', smoothed numerator' * c.smoothed_numerator}" for c in CONVENTIONS]

@@ -11,8 +11,8 @@ from scipy.integrate import quad
 from sympy import S
 
 from theory.atoms.entrywise import ACTIVATIONS, z
-from theory.dual import _polar as polar
-from theory.dual import (
+from theory.kernels.dual import _polar as polar
+from theory.kernels.dual import (
     a,
     b,
     c,

@@ -8,7 +8,7 @@ import mpmath
 import pytest
 import sympy
 
-from theory.gaussian_relu import (
+from theory.kernels.gaussian_relu import (
     angle_bounds,
     arc_steps,
     both_active,

@@ -7,8 +7,8 @@ import pytest
 import sympy
 from sympy import S
 
-from theory.dual import derivative, dual_values, mean_values
-from theory.kernels import (
+from theory.kernels.dual import derivative, dual_values, mean_values
+from theory.kernels.recursion import (
     branch_constant,
     fully_connected,
     kernels,

@@ -8,7 +8,7 @@ from sympy import S
 
 from theory.atoms.entrywise import z
 from theory.bound import Step, gap
-from theory.pfaffian import FORMULAS, Element, Format, Pfaffian, activation, jump_order, total_degree
+from theory.topology.pfaffian import FORMULAS, Element, Format, Pfaffian, activation, jump_order, total_degree
 
 EXPECTED = {
     "identity": (0, 1, 0),

@@ -10,9 +10,9 @@ import sympy
 from sympy import Rational, S
 
 from theory.bound import Sense, Step, gap
-from theory.depth_scaling import OFFSET, growth_limit, improvements, log_normal, regimes, tie, verify
-from theory.propagation import alpha, propagate, recursion_step, res1, res3
-from theory.shares import shares
+from theory.signal.depth_scaling import OFFSET, growth_limit, improvements, log_normal, regimes, tie, verify
+from theory.signal.propagation import alpha, propagate, recursion_step, res1, res3
+from theory.signal.shares import shares
 from theory.spec import parse
 from theory.symbols import L, c, d, sigma, x_0
 

@@ -7,15 +7,15 @@ from sympy import Integer, sqrt
 
 from theory import symbols
 from theory.atoms.base import Domain
-from theory.kernels import kernels, least_eigenvalue
+from theory.kernels.recursion import kernels, least_eigenvalue
 from theory.landscape import landscape
 from theory.layers.affine import Affine
 from theory.layers.fixed import Scaling
 from theory.layers.normalisation import LayerNorm
 from theory.network import Repeat, chain, residual, substitute
-from theory.propagation import propagate
 from theory.readings import BRANCH, PAIR, L, branch_jacobian, d, rho, small_signal_gain, unit_variance, values
-from theory.topology import topology
+from theory.signal.propagation import propagate
+from theory.topology.loss import topology
 
 
 @pytest.mark.parametrize("name", list(PAIR))

@@ -5,7 +5,7 @@ import math
 import pytest
 from sympy import Rational
 
-from theory.shaping import (
+from theory.kernels.shaping import (
     condition_steps,
     deep_limit_steps,
     deep_limits,

@@ -10,15 +10,15 @@ from sympy import Integer, S
 
 from theory import symbols
 from theory.bound import Step
-from theory.formats import State, fold
 from theory.layers.activation import Activation
 from theory.layers.affine import Affine
 from theory.layers.fixed import Cropping, Scaling
 from theory.network import Branches, Chain, Network, Repeat, Residual, added, chain, repeat, residual, stacked
-from theory.perceptrons import H, d_0, deep_against_shallow, growth, h, perceptron
-from theory.pfaffian import Pfaffian, activation, total_degree
 from theory.spec import parse
-from theory.topology import LOSSES, Reading, l2_invariance, loss_of_one_sample, skip_invariance, topology
+from theory.topology.formats import State, fold
+from theory.topology.loss import LOSSES, Reading, l2_invariance, loss_of_one_sample, skip_invariance, topology
+from theory.topology.perceptrons import H, d_0, deep_against_shallow, growth, h, perceptron
+from theory.topology.pfaffian import Pfaffian, activation, total_degree
 
 NAMES = ("tanh", "sigmoid", "softplus", "arctan", "erf", "silu", "gelu")
 N = symbols.N

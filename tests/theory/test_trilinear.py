@@ -5,7 +5,7 @@ import pytest
 import sympy
 from sympy import Rational
 
-from theory.trilinear import columns, gradient_norm, hat, image_norm, map_norm, n, rows
+from theory.volumetric.trilinear import columns, gradient_norm, hat, image_norm, map_norm, n, rows
 
 
 def test_every_step_is_an_identity() -> None:

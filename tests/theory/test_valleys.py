@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 import sympy
 
-from theory.activation_conditions import activation_conditions, independence_steps, not_analytic, not_increasing
 from theory.atoms.entrywise import ACTIVATIONS, z
 from theory.bound import Step
-from theory.lifting import (
+from theory.network import Network, chain
+from theory.records import Shape
+from theory.spec import parse
+from theory.valleys.activations import activation_conditions, independence_steps, not_analytic, not_increasing
+from theory.valleys.conditions import conditions, failures, split_readout
+from theory.valleys.lifting import (
     duplicate_bound,
     level,
     lift_bound,
@@ -21,10 +25,6 @@ from theory.lifting import (
     valley_steps,
     zero_error_lift,
 )
-from theory.network import Network, chain
-from theory.records import Shape
-from theory.spec import parse
-from theory.valleys import conditions, failures, split_readout
 
 SHAPE = Shape(2, 8)
 GOOD = "affine(8, bias=true), tanh, affine(8, bias=true), softplus, affine(3)"

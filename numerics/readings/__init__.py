@@ -1,0 +1,1 @@
+"""One pair of descriptions in all readings, side by side."""

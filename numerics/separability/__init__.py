@@ -1,0 +1,1 @@
+"""How well the classes are told apart layer by layer: the generalised discrimination value."""

@@ -1,0 +1,1 @@
+"""From an exported graph of torch operations to a description."""

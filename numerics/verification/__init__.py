@@ -1,0 +1,1 @@
+"""The main line: derive, certify, sample, attack and descend."""

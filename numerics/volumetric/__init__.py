@@ -1,0 +1,1 @@
+"""Synthetic volumes, the volumetric autoencoder with its spatial transformer, and retrieval by its code."""

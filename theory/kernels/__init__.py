@@ -1,0 +1,1 @@
+"""Wide random networks: Gaussian expectations, kernel recursions, what depth does to them."""

@@ -1,0 +1,1 @@
+"""Second moments of activations and gradients along the depth."""

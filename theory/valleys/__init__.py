@@ -1,0 +1,1 @@
+"""Networks without bad local valleys: conditions, and the path to zero loss."""

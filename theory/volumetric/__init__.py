@@ -1,0 +1,1 @@
+"""Soft Dice, affine maps of space, and trilinear sampling."""
