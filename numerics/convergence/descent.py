@@ -6,6 +6,7 @@ Each step is at most `1 / beta` for a bound `beta` of the Hessian along it, so w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -37,20 +38,18 @@ def least_split(samples: int, value: Tensor) -> Tensor:
     exists = samples * value >= _constraint(samples) if samples > 1 else torch.zeros_like(value, dtype=torch.bool)
     if not bool(exists.any()):
         return best * (1 - SAFETY)
-    for falling in (True, False):
-        # work with log t on the falling branch (t may be e^{-N gamma}) and with log(1 - t) on the rising one
-        low = torch.full_like(value, 0.0) - samples * value - 1.0
-        high = torch.full_like(value, 0.0) - torch.log(torch.full_like(value, float(samples)))
-        if not falling:
-            high = torch.log1p(torch.full_like(value, -1.0 / samples))
-            low = -samples * value / (samples - 1) - 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            other = torch.log(-torch.expm1(middle))
-            log_t, log_rest = (middle, other) if falling else (other, middle)
-            above = -(samples - 1) * log_rest - log_t > samples * value
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        t = low.exp() if falling else -torch.expm1(low)
+    # both roots at once: log t on the falling branch (t may be e^{-N gamma}), log(1 - t) on the rising one
+    rest = value.new_full((2, *[1] * value.ndim), samples - 1.0)
+    own = torch.ones_like(rest)
+    own[1], rest[1] = rest[1].clone(), own[1].clone()
+    low = -samples * value / own - 1.0
+    ends = value.new_tensor([math.log(1.0 / samples), math.log1p(-1.0 / samples)])
+    high = ends.reshape(rest.shape).expand(low.shape)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        above = -(own * middle + rest * torch.log(-torch.expm1(middle))) > samples * value
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    for t in (low[0].exp(), -torch.expm1(low[1])):
         candidate = (1 - t) ** 2 + (samples - 1) * t**2
         best = torch.where(exists, torch.minimum(best, candidate), best)
     return best * (1 - SAFETY)

@@ -16,11 +16,10 @@ from rich.console import Console
 
 from numerics.paper_report import records, tex
 from numerics.paper_report.page import page
-from numerics.report import write_atomically
+from numerics.report import INTERRUPTED, write_atomically
 
 CHECKS = "paper_checks"
 ROWS = "paper_checks.json"
-INTERRUPTED = 130
 RAN = {0: "passed", 1: "failed", 2: "was interrupted", 5: "found nothing to run"}
 """Exit status of pytest after which there may be rows."""
 

@@ -205,10 +205,10 @@ def least_by_depth(family: str, name: str, depths: list[int], G: np.ndarray) -> 
 def test_the_slope_of_the_correlation_map_decides_chains(evidence) -> None:
     laws = {name: depth_law(name) for name in ACTIVATIONS if name != "identity"}
     assert {n for n, law in laws.items() if law.regime == "exponential"} == {"sigmoid", "softplus"}
-    assert {n for n, law in laws.items() if law.regime == "power"} == {"relu"}
+    assert {n for n, law in laws.items() if law.regime == "power"} == {"relu", "leaky_relu"}
     evidence("depth", "derived", "chains: lambda_min(K^(H)) ~ chi^H for chi = E sigma'^2 / E sigma^2 < 1; power at 1; tends to a positive constant above. chi - 1",
         "sum_{k >= 2} (k-1) h_k^2 - h_0^2", finding="sharpened",
-        note="exponential decay only for chi < 1 (softplus 0.318, sigmoid 0.153 of the eleven); with E sigma = 0 (tanh, erf, sin, arctan) chi > 1, and lambda_min "
+        note=f"Exponential decay only for chi < 1 (softplus {laws['softplus'].slope:.3f}, sigmoid {laws['sigmoid'].slope:.3f} of {len(laws)} activations); with E sigma = 0 (tanh, erf, sin, arctan) chi > 1, and lambda_min "
         "grows with depth: the exponential dependence of the fully connected case is not one of lambda_min(K^(H)) there")  # fmt: skip
     # the same number from the Hermite coefficients: the tail beyond 60 is 2e-2 for the slowest, arctan
     for name in ("softplus", "tanh", "gelu"):

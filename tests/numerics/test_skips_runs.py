@@ -271,11 +271,13 @@ def test_a_diverged_trial_is_left_out_and_counted(tmp_path: Path) -> None:
 # The command.
 
 
-def test_the_command_predicts_runs_and_judges(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spectra", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_command_predicts_runs_and_judges(tmp_path: Path, spectra: bool) -> None:
     arguments = ["skips", "--trials", "3", "--steps", "1", "--executor", "local:1", "--out", str(tmp_path)]
+    arguments += [] if spectra else ["--no-spectra"]
     result = runner.invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
-    assert "singular values" in result.output
+    assert ("singular values" in result.output) or not spectra
     assert "3 paired trials of chain, projection, changed" in result.output
     assert "Bounds of the blocks' singular values" in result.output
     names = {p.name for p in tmp_path.iterdir()}
@@ -285,13 +287,13 @@ def test_the_command_predicts_runs_and_judges(tmp_path: Path) -> None:
         "results.json",
         "tables.tex",
         "losses.png",
-        "singular_values.pdf",
         "identity_plus.png",
     } <= names
+    assert ("singular_values.pdf" in names) is spectra
     metrics = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(metrics) == 1 + 3 * 3 * 2
     found = json.loads((tmp_path / "results.json").read_text())
-    assert len(found["verdicts"]) == 9
+    assert len(found["verdicts"]) == (9 if spectra else 6)
     assert {row["predicted"] for row in found["predicted"]} <= {"faster", "slower", "larger", "smaller", "undecided"}
     # again: nothing is run, the numbers are the same
     assert runner.invoke(cli.app, arguments).exit_code == 0

@@ -15,11 +15,11 @@ from theory.rescaling import LayerFactors, positive_homogeneity, proof, rescaled
 c, k = Symbol("c", positive=True), Symbol("k", positive=True)
 
 
-def test_of_all_activations_only_rectifier_and_identity_are_positively_homogeneous() -> None:
-    assert {name for name in ACTIVATIONS if positive_homogeneity(name).holds} == {"relu", "identity"}
+def test_of_all_activations_only_rectifiers_and_identity_are_positively_homogeneous() -> None:
+    assert {name for name in ACTIVATIONS if positive_homogeneity(name).holds} == {"relu", "leaky_relu", "identity"}
 
 
-@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"relu", "identity"}))
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"relu", "leaky_relu", "identity"}))
 def test_the_witness_of_every_other_activation_refutes_the_identity(name: str) -> None:
     witness = positive_homogeneity(name).witness
     assert witness is not None
