@@ -105,6 +105,15 @@ class Evidence:
             )
 
     @property
+    def sentence(self) -> str:
+        """The note as a sentence: a first word in plain letters begins with a capital one, and there is a full stop."""
+        note = self.note.strip()
+        first = note.partition(" ")[0].rstrip(":,")
+        if first == "a" or (first.isalpha() and first.islower() and len(first) > 1):
+            note = note[0].upper() + note[1:]
+        return note if not note or note.endswith((".", "?", "!")) else f"{note}."
+
+    @property
     def numeric(self) -> bool:
         """Whether there are two numbers to compare."""
         return isinstance(self.bound, int | float) and self.measured is not None

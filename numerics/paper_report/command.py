@@ -158,7 +158,7 @@ def command(
     total = sum(len(claim.rows) for paper in report.papers for claim in paper.claims)
     stdout = Console(width=None if sys.stdout.isatty() else 160)
     for kind, found in report.findings.items():
-        stdout.print(f"{kind}: {len(found)}")
+        stdout.print(f"{kind}: {len(found)} claims")
     for problem in report.problems:
         stdout.print(problem, highlight=False, markup=False, soft_wrap=True)
     stdout.print(f"{total} rows on {len(report.papers)} papers; report.html and report.tex are in {out}")

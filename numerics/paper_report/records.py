@@ -115,13 +115,14 @@ class Report:
     meta: Mapping[str, Any]
 
     @property
-    def findings(self) -> dict[str, list[tuple[ClaimReport, Evidence]]]:
-        """Kind -> claims with their findings, kinds in the order of `FINDINGS`."""
-        found: dict[str, list[tuple[ClaimReport, Evidence]]] = {kind: [] for kind in FINDINGS}
+    def findings(self) -> dict[str, list[tuple[ClaimReport, tuple[Evidence, ...]]]]:
+        """Kind -> claims with their findings, each note once; kinds in the order of `FINDINGS`."""
+        found: dict[str, list[tuple[ClaimReport, tuple[Evidence, ...]]]] = {kind: [] for kind in FINDINGS}
         for paper in self.papers:
             for claim in paper.claims:
-                for row in claim.findings:
-                    found[row.finding].append((claim, row))
+                for kind, claims in found.items():
+                    if rows := {row.note: row for row in claim.findings if row.finding == kind}:
+                        claims.append((claim, tuple(rows.values())))
         return {kind: rows for kind, rows in found.items() if rows}
 
     @property

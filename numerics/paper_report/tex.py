@@ -30,10 +30,17 @@ def findings(report: Report) -> str:
     out = []
     for kind, found in report.findings.items():
         lines = [
-            _row(f"{plain_latex(claim.paper.letter)}, {plain_latex(claim.claim.key)}", as_latex(row.note))
-            for claim, row in found
+            _row(
+                f"{plain_latex(claim.paper.letter)}, {plain_latex(claim.claim.key)}" if row is rows[0] else "",
+                as_latex(row.sentence),
+                as_latex(row.what),
+            )
+            for claim, rows in found
+            for row in rows
         ]
-        out.append(latex.longtable(_columns(0.2, 0.74), ["claim", "what was found"], lines, f"{KINDS[kind]}."))
+        out.append(
+            latex.longtable(_columns(0.16, 0.48, 0.3), ["claim", "what was found", "where"], lines, f"{KINDS[kind]}.")
+        )
     return "\n\n".join(out)
 
 

@@ -61,7 +61,8 @@ def retrieval(evidence: Callable, protocol: Protocol, seeds: int) -> None:
         evidence(
             "retrieval", "measured", f"{size}^3, {protocol.steps} steps, {seeds} seeds: {words}, transformed less plain",
             f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
-            finding="false" if verdict == "worse" else "", note=f"{verdict}: plain {mean(table['plain'], name):.3f}, transformed "
+            finding="false" if verdict == "worse" and protocol is not QUICK else "" if verdict == "better" else "undecided",
+            note=f"{verdict} after {protocol.steps} steps{', too few to judge' if protocol is QUICK else ''}: plain {mean(table['plain'], name):.3f}, transformed "
             f"{mean(table['transformed'], name):.3f}, voxels {mean(table['voxels'], name):.3f}, voxels at the true pose {mean(table['voxels, true pose'], name):.3f}, chance {protocol.chance if name == 'precision' else 1 / 8:.3f}",
             figure=figure if name == "precision" else None,
         )  # fmt: skip

@@ -94,3 +94,17 @@ def test_records_come_back_from_json_with_their_verdicts() -> None:
         assert read_evidence(record).holds == row.holds
     lost = evidence(1.0, math.nan)
     assert not read_evidence(json.loads(to_json({**asdict(lost), "holds": lost.holds}))).holds
+
+
+@pytest.mark.parametrize(
+    ("note", "sentence"),
+    [
+        ("loose by half", "Loose by half."),
+        ("a pose moves it", "A pose moves it."),
+        ("worse: 0.3", "Worse: 0.3."),
+        ("x -> 0.", "x -> 0."),
+        ("", ""),
+    ],
+)
+def test_notes_are_shown_as_sentences(note: str, sentence: str) -> None:
+    assert evidence(1.0, 0.5, note=note).sentence == sentence
