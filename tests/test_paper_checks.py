@@ -82,7 +82,7 @@ def test_the_same_with_workers(package: Path) -> None:
     assert [paper["letter"] for paper in results["meta"]["papers"]] == ["X"]
 
 
-@pytest.mark.parametrize("part", ["-k", "file", "name"])
+@pytest.mark.parametrize("part", ["-k", *(pytest.param(part, marks=pytest.mark.slow) for part in ("file", "name"))])
 def test_a_part_of_a_paper_need_not_be_complete(package: Path, part: str) -> None:
     (package / "test_search.py").write_text(SEARCH)
     if part == "-k":

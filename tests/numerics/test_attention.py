@@ -205,9 +205,13 @@ TIGHTNESS = {
     (2, 1, 3, 2, True, "sample", 2.0): (0.73, 0.48, 0.37),
 }
 """How tight the bounds are, by case."""
+QUICK = {case for case in TIGHTNESS if case[2] < 4 and case[6] != 1.0}
+"""Cases that the default run takes."""
 
 
-@pytest.mark.parametrize("case", TIGHTNESS, ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=str(case), marks=[] if case in QUICK else pytest.mark.slow) for case in TIGHTNESS]
+)
 def test_the_bounds_hold_and_fall_when_shrunk_past_their_tightness(case: tuple) -> None:
     width, heads, tokens, samples, causal, norm, size = case
     shape = Shape(3 * width, samples, (tokens,))
@@ -218,7 +222,9 @@ def test_the_bounds_hold_and_fall_when_shrunk_past_their_tightness(case: tuple) 
         assert floor * value < best <= value * (1 + ROUNDING), quantity
 
 
-@pytest.mark.parametrize(("heads", "causal"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(
+    ("heads", "causal"), [(1, True), *(pytest.param(heads, False, marks=pytest.mark.slow) for heads in (1, 2))]
+)
 def test_with_all_norms_of_one_input_known_the_bounds_hold_there(heads: int, causal: bool) -> None:
     shape, restarts = Shape(12, 2, (3,)), 24
     x = stacked(shape, restarts, seed=12)
@@ -346,7 +352,7 @@ WIDTH, TOKENS, SAMPLES, RADIUS = 2, 3, 2, S(3) / 2
 BLOCK = residual(LayerNorm(S.Half), *self_attention(WIDTH, 1).members)
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("heads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_pre_norm_block_has_finite_bounds_on_a_ball_of_parameters(heads: int) -> None:
     features = FeatureBounds.unbounded(Shape(4, SAMPLES, (TOKENS,)))
     block = residual(LayerNorm(S.Half, gain=True), *self_attention(4, heads, bias=True, causal=True).members)

@@ -20,7 +20,7 @@ from tests.numerics.modules import MODULES, built
 from theory.network import expand
 from theory.spec import parse
 
-RADII = (1e-4, 1e-2, 0.3)
+RADII = (1e-4, pytest.param(1e-2, marks=pytest.mark.slow), 0.3)
 ROUNDING = 1e-9
 
 
