@@ -209,7 +209,10 @@ def ratios(realisation: Realisation, form: dict, by_sample: bool, restarts: int,
     return maximise(ratio, start, admissible, steps, 0.1, source).best
 
 
-@pytest.mark.parametrize("by_sample", [False, True], ids=["Frobenius norm", "sum over samples"])
+@pytest.mark.parametrize(
+    "by_sample",
+    [pytest.param(False, id="Frobenius norm", marks=pytest.mark.slow), pytest.param(True, id="sum over samples")],
+)
 @pytest.mark.parametrize("name", [n for n in CASES if n != "one affine layer"])
 def test_the_cubic_majorant_of_a_network_is_never_exceeded(name: str, by_sample: bool) -> None:
     majorant = jet(CASES[name])
