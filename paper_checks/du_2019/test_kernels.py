@@ -28,8 +28,10 @@ from theory.kernels.correlation import (
     entrywise_power_bound,
     hermite_coefficients,
     least_eigenvalue_bound,
+    power_bound_steps,
     power_law,
     rho,
+    slope_steps,
 )
 from theory.kernels.dual import a, b, c, derivative, dual, dual_values, mean, mean_values, second_moment_values
 from theory.kernels.recursion import fully_connected, kernels, least_eigenvalue, normaliser, residual_network
@@ -143,6 +145,7 @@ def test_least_eigenvalues_are_positive_and_certified(evidence) -> None:
         for k in range(4):
             product = dual(sympy.hermite_prob(j, z), sympy.hermite_prob(k, z)).subs({a: 1, b: 1, c: rho})
             assert sympy.expand(product - (sympy.factorial(k) * rho**k if j == k else 0)) == 0
+    assert all(step.verify() for step in power_bound_steps())
     evidence("positive", "derived", "K^(1) = sum_k h_k^2 (X X^T)^(o k), and lambda_min of every power k >= N - 1 is bounded below",
         "sum_{k >= N-1} h_k^2 / sum_i prod_{j != i} 1/(1 - rho_ij^2)", finding="sharpened",
         note="a quantitative lower bound; analyticity is not needed, one coefficient h_k != 0 with k >= N - 1 is enough (ReLU has them)")  # fmt: skip
@@ -203,6 +206,7 @@ def least_by_depth(family: str, name: str, depths: list[int], G: np.ndarray) -> 
 
 
 def test_the_slope_of_the_correlation_map_decides_chains(evidence) -> None:
+    assert all(step.verify() for step in slope_steps())
     laws = {name: depth_law(name) for name in ACTIVATIONS if name != "identity"}
     assert {n for n, law in laws.items() if law.regime == "exponential"} == {"sigmoid", "softplus"}
     assert {n for n, law in laws.items() if law.regime == "power"} == {"relu", "leaky_relu"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sympy
-from sympy import S
+from sympy import S, Symbol
 
 from theory.kernels.correlation import (
     correlation_map,
@@ -14,9 +16,11 @@ from theory.kernels.correlation import (
     entrywise_power_bound,
     hermite_coefficients,
     least_eigenvalue_bound,
+    power_bound_steps,
     power_law,
     rho,
     slope_at_one,
+    slope_steps,
 )
 from theory.kernels.recursion import least_eigenvalue
 
@@ -92,3 +96,12 @@ def test_least_eigenvalues_are_certified() -> None:
         assert np.all(bound <= least_eigenvalue(correlations(name, G)))
     # parallel inputs: nothing is certified
     assert entrywise_power_bound(np.ones((2, 2))) == 0
+
+
+def test_every_link_of_the_proofs_is_recomputed_and_a_wrong_one_is_seen() -> None:
+    steps = (*slope_steps(), *power_bound_steps())
+    assert all(step.verify() for step in steps)
+    assert [bool(step.zeros) for step in power_bound_steps()] == [True, False, True, False]
+    # <n, x_i>^2 is 1 - r^2, not 1 - r
+    zero = power_bound_steps()[0].zeros[2]
+    assert not replace(power_bound_steps()[0], zeros=(zero + Symbol("r", positive=True),)).verify()

@@ -21,6 +21,7 @@ import sympy
 from scipy.optimize import brentq
 from sympy import Expr, S, Symbol
 
+from theory.bound import Step, gap
 from theory.kernels.dual import (
     Array,
     a,
@@ -152,12 +153,61 @@ def hermite_coefficients(activation: str | Expr, count: int) -> Array:
     return np.array(found) / np.sqrt(float(second_moment_values(activation, 1.0).value))
 
 
+@cache
+def slope_steps() -> tuple[Step, ...]:
+    """`chi - 1` in Hermite coefficients."""
+    h = sympy.symbols("h:7", real=True)
+    whole = sum(x**2 for x in h)
+    return (
+        Step(
+            "C(rho) = sum_k h_k^2 rho^k has C'(1) = sum_k k h_k^2, and with C(1) = sum_k h_k^2 = 1: chi - 1 = sum_{k>=2} (k-1) h_k^2 - h_0^2 (term by term; seven terms)",
+            (
+                gap(
+                    sympy.diff(sum(x**2 * rho**k for k, x in enumerate(h)), rho).subs(rho, 1) - whole,
+                    sum((k - 1) * h[k] ** 2 for k in range(2, 7)) - h[0] ** 2,
+                ),
+            ),
+        ),
+    )
+
+
+@cache
+def power_bound_steps() -> tuple[Step, ...]:
+    """Why `lambda_min(G^{o k}) >= 1 / sum_i s_i^-2`, `s_i^2 = prod_{j != i} (1 - rho_ij^2)`, for all `k >= N - 1`."""
+    r, y, s, norm = sympy.symbols("r y s v", positive=True)
+    length = sympy.sqrt(1 - r**2)
+    # <p x_i + q x_j, p' x_i + q' x_j> for unit vectors with <x_i, x_j> = r
+    normal = (1 / length, -r / length)
+
+    def inner(one: tuple[Expr, Expr], two: tuple[Expr, Expr]) -> Expr:
+        return one[0] * two[0] + one[1] * two[1] + r * (one[0] * two[1] + one[1] * two[0])
+
+    own, other = (S.One, S.Zero), (S.Zero, S.One)
+    return (
+        Step(
+            "n_ij = (x_i - r x_j) / sqrt(1 - r^2), r = rho_ij, has norm 1, <n_ij, x_j> = 0 and <n_ij, x_i>^2 = 1 - r^2",
+            (
+                gap(inner(normal, normal), 1),
+                gap(inner(normal, other), 0),
+                gap(inner(normal, own) ** 2, 1 - r**2),
+            ),
+        ),
+        Step(
+            "T_i, the symmetrised tensor product of all n_ij and of k - N + 1 factors x_i, has norm at most 1 (symmetrising is an orthogonal projection); "
+            "<T_i, x^{(x) k}> is the product of its factors' values at x: 0 at x_j, s_i in absolute value at x_i"
+        ),
+        Step(
+            "v = sum_j y_j x_j^{(x) k} has |v|^2 = y^T G^{o k} y, and |y_i| s_i = |<T_i, v>| <= |v| (Cauchy-Schwarz), so y_i^2 <= |v|^2 / s_i^2",
+            (gap((norm / s) ** 2 - y**2, (norm - y * s) * (norm + y * s) / s**2),),
+        ),
+        Step("summed over i: |y|^2 <= |v|^2 sum_i s_i^-2"),
+    )
+
+
 def entrywise_power_bound(gram: Array) -> Array:
     """`1 / sum_i prod_{j != i} 1 / (1 - rho_ij^2)`: a lower bound of `lambda_min(G^{o k})` for all `k >= N - 1`, for unit vectors, `(..., N, N) -> (...)`.
 
-    Proof: let `n_ij` be the unit vector along the part of `x_i` orthogonal to `x_j`, so `<x_i, n_ij>^2 = 1 - rho_ij^2`. The form `T_i`, a product of all `<., n_ij>` and of
-    `k - N + 1` factors `<., x_i>`, has norm at most 1 among symmetric tensors, vanishes at every `x_j`, `j != i`, and is `s_i = prod_j sqrt(1 - rho_ij^2)` at `x_i`.
-    For `y` and `v = sum_j y_j x_j^{(x) k}`, `|y_i| s_i = |<T_i, v>| <= |v|`, so `|y|^2 <= |v|^2 sum_i s_i^-2`, and `|v|^2 = y^T G^{o k} y`.
+    The proof is in `power_bound_steps`.
     """
     gaps = 1 - np.asarray(gram, float) ** 2
     every = np.arange(gaps.shape[-1])
